@@ -1,0 +1,78 @@
+"""How commands print: a record as JSON or as a table drawn from the same record, progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the data as JSON on stdout.")
+
+
+def emit(value: Any, *, as_json: bool, text: Callable[[], None] | None = None) -> None:
+    """Print ``value`` as one JSON document, or run ``text`` to draw it for people."""
+    if as_json or text is None:
+        import msgspec
+
+        click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    else:
+        text()
+
+
+def say(message: str) -> None:
+    """Talk, on stderr."""
+    click.echo(message, err=True)
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
+    """A plain aligned table on stdout; nothing is cut off when stdout is not a terminal."""
+    if title:
+        click.secho(title, bold=True)
+    cells = [[_cell(c) for c in row] for row in rows]
+    widths = [max(len(h), *(len(r[i]) for r in cells)) if cells else len(h) for i, h in enumerate(headers)]
+    click.secho("  ".join(h.ljust(w) for h, w in zip(headers, widths, strict=True)).rstrip(), dim=True)
+    for row in cells:
+        click.echo("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+@contextmanager
+def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A progress bar on stderr where that is a terminal, a line now and then where it is not.
+
+    Yields ``report(done, total or None, what)``.
+    """
+    if quiet:
+        yield lambda done, total, what: None
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[what]}"))
+        with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+            task = bar.add_task(label, total=None, what="")
+            yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)
+        return
+    import time
+
+    last = [0.0]
+
+    def line(done: int, total: int | None, what: str) -> None:
+        now = time.monotonic()
+        if now - last[0] >= 5 or (total is not None and done >= total):
+            last[0] = now
+            share = f" {100 * done // max(total, 1)} %" if total else f" {done}"
+            click.echo(f"{label}:{share} {what}".rstrip(), err=True)
+
+    yield line

@@ -1,0 +1,1 @@
+"""The ground: identity, records, definitions, ports, errors. Imports nothing of ours and nothing heavy."""
