@@ -1,0 +1,1 @@
+"""Predictions and labels become a Report, a Report an Alert."""

@@ -1,0 +1,217 @@
+"""The reference profile: one sketch a column and the calendar they share, as bytes that travel with the model package.
+
+Layout: the four bytes ``HFP1``, then zlib of a MessagePack map; arrays are maps of dtype, shape and little-endian bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from holdfast.core.errors import BadInput, Damaged
+from holdfast.stats import sketch
+
+Array = npt.NDArray[Any]
+MAGIC = b"HFP1"
+DAY = 86_400_000_000
+RANKED = 64
+PAIR_ROWS = 5_000
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sketches by column name, in order; ``pairs`` (d, d) rank correlations of the first 64 numeric columns, ``pair_days``
+    (R', P) the same per day (upper triangle) with ``pair_n`` (R',) rows each, ``pair_rows`` rows in all."""
+
+    rows: int
+    calendar: sketch.Calendar
+    day_rows: Array
+    numeric: dict[str, sketch.Numeric]
+    categorical: dict[str, sketch.Categorical]
+    pair_names: list[str]
+    pairs: Array
+    pair_days: Array
+    pair_n: Array
+    pair_rows: int
+
+
+def build(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
+    """Sketch ``columns`` of a training table whose row i happened at ``times[i]`` (microseconds UTC).
+
+    Raises:
+        BadInput: a column is not there, has a type that cannot be watched, or times do not fit the table.
+    """
+    times = np.asarray(times, dtype=np.int64)
+    if len(times) != table.num_rows:
+        raise BadInput(f"{len(times)} times for a reference of {table.num_rows} rows", hint="give one instant per row")
+    if not table.num_rows:
+        raise BadInput("a reference profile of no rows says nothing", hint="build it from the training rows")
+    strata = sketch.stratum_of(times)
+    day_numbers, days = np.unique(times // DAY, return_inverse=True)
+    calendar = sketch.Calendar(days=day_numbers, rows=np.bincount(strata, minlength=sketch.STRATA))
+    numeric: dict[str, sketch.Numeric] = {}
+    categorical: dict[str, sketch.Categorical] = {}
+    raw: dict[str, Array] = {}
+    for name in columns:
+        column = find(table, name)
+        if column is None:
+            raise BadInput(f"the reference has no column {name!r}", hint=f"it has: {', '.join(table.column_names[:12])}")
+        if is_categorical(column.type):
+            codes, names = encode(column)
+            categorical[name] = sketch.categorical(codes, names, strata, days, len(day_numbers))
+        else:
+            raw[name] = floats(column, name)
+            numeric[name] = sketch.numeric(raw[name], strata, days, len(day_numbers))
+    names = list(numeric)[:RANKED]
+    coded = {name: np.searchsorted(numeric[name].cuts, raw[name], side="left") for name in names}
+    pairs, pair_days, pair_n, pair_rows = _pairs(numeric, coded, raw, names, days, len(day_numbers))
+    profile = Profile(
+        rows=table.num_rows, calendar=calendar, day_rows=np.bincount(days, minlength=len(day_numbers)),
+        numeric=numeric, categorical=categorical,
+        pair_names=names, pairs=pairs, pair_days=pair_days, pair_n=pair_n, pair_rows=pair_rows,
+    )  # fmt: skip
+    return MAGIC + zlib.compress(msgspec.msgpack.encode(_plain(profile)), 1)
+
+
+@functools.lru_cache(maxsize=4)
+def load(data: bytes) -> Profile:
+    """Read a profile back.
+
+    Raises:
+        Damaged: these bytes are not a whole profile.
+    """
+    if data[:4] != MAGIC:
+        raise Damaged("these bytes are not a reference profile", hint="train again to write a new one")
+    try:
+        raw = _arrays(msgspec.msgpack.decode(zlib.decompress(data[4:])))
+        raw["calendar"] = sketch.Calendar(**raw["calendar"])
+        raw["numeric"] = {k: sketch.Numeric(**v) for k, v in raw["numeric"].items()}
+        raw["categorical"] = {k: sketch.Categorical(**v) for k, v in raw["categorical"].items()}
+        return Profile(**raw)
+    except (zlib.error, msgspec.DecodeError, TypeError, KeyError, ValueError) as error:
+        raise Damaged("the reference profile is damaged", hint="train again to write a new one") from error
+
+
+def find(table: pa.Table, name: str) -> pa.ChunkedArray | None:
+    """A watched column by its own name, or as the prediction log calls it."""
+    for candidate in (name, f"features.{name}", f"inputs.{name}"):
+        if candidate in table.column_names:
+            return table.column(candidate)
+    return None
+
+
+def is_categorical(kind: pa.DataType) -> bool:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value) or pa.types.is_boolean(value))
+
+
+def floats(column: pa.ChunkedArray, name: str) -> Array:
+    """A numeric Arrow column as float64, null as NaN.
+
+    Raises:
+        BadInput: the column is not numeric.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind) or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
+        raise BadInput(f"column {name!r} of type {kind} cannot be watched", hint="watch numbers, text and booleans; name them with Drift(columns=…)")
+    column = column.cast(pa.float64())
+    if column.null_count:
+        column = pc.fill_null(column, float("nan"))
+    return np.asarray(column.to_numpy(), dtype=np.float64)
+
+
+def encode(column: pa.ChunkedArray) -> tuple[Array, list[str]]:
+    """A categorical Arrow column as (codes, names), null as -1."""
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.string())
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
+    if not pa.types.is_dictionary(whole.type):
+        whole = whole.dictionary_encode()
+    codes = np.asarray(pc.fill_null(whole.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    return codes, [str(v) for v in whole.dictionary.to_pylist()]
+
+
+def rank_scores(codes: Array, column: sketch.Numeric) -> Array:
+    """Bin codes as centred reference ranks in [-0.5, 0.5]: the middle rank of the bin."""
+    counts = column.strata.sum(axis=0)
+    upper = np.cumsum(counts)
+    total = max(int(upper[-1]), 1)
+    return np.asarray(((upper - counts / 2) / total - 0.5)[codes])
+
+
+def correlations(scores: Array, present: Array) -> tuple[Array, Array]:
+    """Pairwise-complete Pearson correlations of columns (n, d) and their row counts, both (d, d)."""
+    filled = np.where(present, scores, 0.0)
+    mask = present.astype(np.float64)
+    n = mask.T @ mask
+    first, square, product = filled.T @ mask, (filled**2).T @ mask, filled.T @ filled
+    with np.errstate(divide="ignore", invalid="ignore"):
+        covariance = product / n - (first / n) * (first.T / n)
+        variance = square / n - (first / n) ** 2
+        result = covariance / np.sqrt(variance * variance.T)
+    bad = ~np.isfinite(result) | (variance < 1e-9) | (variance.T < 1e-9)
+    return np.clip(np.where(bad, np.nan, result), -1, 1), n
+
+
+def pair_sample(rows: int) -> slice:
+    """Every k-th row, so that at most about 5,000 carry the correlations."""
+    return slice(None, None, max(1, -(-rows // PAIR_ROWS)))
+
+
+def _pairs(
+    numeric: dict[str, sketch.Numeric], coded: dict[str, Array], raw: dict[str, Array], names: list[str], days: Array, day_count: int
+) -> tuple[Array, Array, Array, int]:
+    width = len(names)
+    if width < 2:
+        return np.zeros((width, width)), np.zeros((0, 0), np.float32), np.zeros(0), 0
+    scores = np.column_stack([rank_scores(coded[n], numeric[n]) for n in names])
+    present = np.column_stack([~np.isnan(raw[n]) for n in names])
+    step = max(1, -(-len(scores) // 50_000))
+    whole, _ = correlations(scores[::step], present[::step])
+    upper = np.triu_indices(width, 1)
+    rows, counts = [], []
+    order = np.argsort(days, kind="stable")
+    for start, end in zip(*_runs(days[order], day_count), strict=True):
+        if end - start >= 30:
+            chosen = order[start:end][pair_sample(end - start)]
+            rows.append(correlations(scores[chosen], present[chosen])[0][upper].astype(np.float32))
+            counts.append(len(chosen))
+    daily = np.vstack(rows) if rows else np.zeros((0, len(upper[0])), np.float32)
+    return whole, daily, np.array(counts, np.float64), len(scores[::step])
+
+
+def _runs(sorted_days: Array, day_count: int) -> tuple[Array, Array]:
+    edges = np.searchsorted(sorted_days, np.arange(day_count + 1))
+    return edges[:-1], edges[1:]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "i":
+            value = value.astype(np.int32) if not len(value.ravel()) or abs(value).max() < 2**31 else value
+        return {"~": value.dtype.str, "s": list(value.shape), "b": np.ascontiguousarray(value).tobytes()}
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return value
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        if "~" in value:
+            return np.frombuffer(value["b"], dtype=np.dtype(value["~"])).reshape(value["s"])
+        return {k: _arrays(v) for k, v in value.items()}
+    return value

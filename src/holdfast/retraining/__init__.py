@@ -1,0 +1,1 @@
+"""Reports and the clock become a RetrainOrder, or a reason why not."""

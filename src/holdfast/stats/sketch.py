@@ -1,0 +1,203 @@
+"""Column sketches kept per day and per calendar stratum, so that a window can be compared with days like its own.
+
+A numeric column is counted into at most 512 quantile bins, a categorical one by its most frequent categories. Each is
+counted per stratum (weekday x quarter of the day, 28 in all, UTC) at full resolution and per day at 64 bins: the first
+gives the distribution to expect on such days, the second how much days differ without anything being wrong.
+Instants are int64 microseconds UTC.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+CUTS = 511
+COARSE = 63
+CATEGORIES = 512
+STRATA = 28
+_QUARTER = 6 * 3_600_000_000
+_HOUR = 3_600_000_000
+_DAY = 24 * _HOUR
+TAIL = 0.001
+
+
+def stratum_of(times: Array) -> Array:
+    """Weekday (0 = Thursday, the epoch's) x quarter of the day, per instant."""
+    quarters = times // _QUARTER
+    return (quarters // 4 % 7) * 4 + quarters % 4
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """Which days a sketch covers: day numbers (R,) since the epoch, and rows per stratum (28,)."""
+
+    days: Array
+    rows: Array
+
+    def exposure(self) -> Array:
+        """How many quarters of days of each stratum the covered days hold, (28,)."""
+        counts = np.bincount(self.days % 7, minlength=7)
+        return np.repeat(counts, 4).astype(np.float64)
+
+
+def window_exposure(start: int, end: int) -> Array:
+    """Hours of [start, end) that fall into each stratum, (28,), hours being taken whole."""
+    first, last = start // _HOUR, max(-(-end // _HOUR), start // _HOUR + 1)
+    weeks, rest = divmod(last - first, 168)
+    hours = np.arange(first, first + rest, dtype=np.int64) * _HOUR
+    return np.bincount(stratum_of(hours), minlength=STRATA) + 6.0 * weeks
+
+
+def like_for_like(calendar: Calendar, start: int, end: int) -> Array:
+    """Weights (28,), summing to 1, that make the reference's strata what a window over [start, end) would see if nothing
+    changed: the hours covered times the reference's own traffic per hour. Strata that the reference lacks borrow
+    from their weekday, then from everything."""
+    exposure, covered, rows = window_exposure(start, end), calendar.exposure(), calendar.rows.astype(np.float64)
+    weights = np.zeros(STRATA)
+    lost = 0.0
+    for stratum in np.flatnonzero(exposure):
+        if covered[stratum]:
+            weights[stratum] += exposure[stratum] * rows[stratum] / covered[stratum]
+        else:
+            lost += exposure[stratum]
+    total = rows.sum()
+    if weights.sum() * 1.0 < 1e-12:
+        return rows / total if total else weights
+    if lost:
+        weights += rows * (lost / exposure.sum()) * (weights.sum() / (1 - lost / exposure.sum()) / total)
+    return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Numeric:
+    """``cuts`` (K,) ascending; ``strata`` (28, K + 1) counts per bin, bin i being (cuts[i-1], cuts[i]]; ``coarse`` (63,)
+    indices into ``cuts``; ``days`` (R, 64) counts between them; missing per stratum and day; ``low``/``high`` the far
+    tail's bounds; ``quantiles`` (5,, 25, 50, 75, 95 %)."""
+
+    cuts: Array
+    strata: Array
+    coarse: Array
+    days: Array
+    missing_strata: Array
+    missing_days: Array
+    low: float
+    high: float
+    tails_strata: Array
+    tails_days: Array
+    quantiles: Array
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """``categories`` by falling count; the last column of ``strata`` (28, K + 1) is everything else. ``complete``: every
+    category of the reference is in the list. ``novelty`` is the share of new categories to expect of any new day."""
+
+    categories: list[str]
+    complete: bool
+    novelty: float
+    strata: Array
+    days: Array
+    missing_strata: Array
+    missing_days: Array
+
+
+def numeric(values: Array, strata: Array, days: Array, day_count: int) -> Numeric:
+    """Sketch a float column; NaN is missing. ``days`` are indices into the covered days."""
+    missing = np.isnan(values)
+    clean = values[~missing] if missing.any() else values
+    cuts = _cuts(clean)
+    codes = np.searchsorted(cuts, values, side="left")
+    width = len(cuts) + 1
+    keep = ~missing
+    coarse = np.unique(np.linspace(0, len(cuts) - 1, min(COARSE, len(cuts))).round().astype(np.int64)) if len(cuts) else np.zeros(0, np.int64)
+    coarse = np.concatenate([coarse, np.full(COARSE - len(coarse), len(cuts) - 1 if len(cuts) else 0, np.int64)])
+    blocks = np.searchsorted(coarse, codes, side="left")
+    low, high = (math.nan, math.nan)
+    quantiles = np.full(5, math.nan)
+    if len(clean):
+        finite = clean[np.isfinite(clean)]
+        if len(finite):
+            low, high = (float(q) for q in np.quantile(finite, [TAIL, 1 - TAIL]))
+            quantiles = np.quantile(finite, [0.05, 0.25, 0.5, 0.75, 0.95])
+    tail = keep & ((values < low) | (values > high))
+    return Numeric(
+        cuts=cuts,
+        strata=_table(strata[keep], codes[keep], STRATA, width),
+        coarse=coarse,
+        days=_table(days[keep], blocks[keep], day_count, COARSE + 1),
+        missing_strata=np.bincount(strata[missing], minlength=STRATA),
+        missing_days=np.bincount(days[missing], minlength=day_count),
+        low=low,
+        high=high,
+        tails_strata=np.bincount(strata[tail], minlength=STRATA),
+        tails_days=np.bincount(days[tail], minlength=day_count),
+        quantiles=quantiles,
+    )
+
+
+def categorical(codes: Array, names: list[str], strata: Array, days: Array, day_count: int) -> Categorical:
+    """Sketch a column of dictionary ``codes`` into ``names``; a negative code is missing."""
+    missing = codes < 0
+    keep = ~missing
+    counts = np.bincount(codes[keep], minlength=len(names))
+    order = np.argsort(-counts, kind="stable")
+    order = order[counts[order] > 0]
+    kept = order[:CATEGORIES]
+    rank = np.full(len(names) + 1, len(kept), np.int64)
+    rank[kept] = np.arange(len(kept))
+    ranked = rank[codes]
+    blocks = np.minimum(ranked, COARSE)
+    return Categorical(
+        categories=[names[i] for i in kept],
+        complete=len(order) <= CATEGORIES,
+        novelty=_novelty(codes[keep], days[keep], counts, day_count),
+        strata=_table(strata[keep], ranked[keep], STRATA, len(kept) + 1),
+        days=_table(days[keep], blocks[keep], day_count, COARSE + 1),
+        missing_strata=np.bincount(strata[missing], minlength=STRATA),
+        missing_days=np.bincount(days[missing], minlength=day_count),
+    )
+
+
+def _cuts(clean: Array) -> Array:
+    """Quantile cuts, each moved up by a hair so that rounding noise is no change, and one below the least value so that
+    a move downwards is seen even of a constant column."""
+    if not len(clean):
+        return np.zeros(0)
+    ordered = np.sort(clean)
+    ordered = ordered[np.isfinite(ordered)]
+    if not len(ordered):
+        return np.zeros(0)
+    distinct = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) > 1 else ordered
+    if len(distinct) > CUTS:
+        positions = np.linspace(0, len(ordered) - 1, CUTS).round().astype(np.int64)
+        picked = ordered[positions]
+        distinct = picked[np.concatenate([[True], picked[1:] != picked[:-1]])]
+    spread = float(distinct[-1] - distinct[0])
+    hair = 1e-9 * (spread if spread > 0 else max(abs(float(distinct[0])), 1e-300) * 1e3)
+    return np.concatenate([[distinct[0] - hair], distinct + hair])
+
+
+def _novelty(codes: Array, days: Array, counts: Array, day_count: int) -> float:
+    """The larger of Good and Turing's estimate (singletons / n) and the share of the last quarter of days that the days
+    before had never seen."""
+    n = len(codes)
+    if not n:
+        return 0.0
+    turing = float((counts == 1).sum()) / n
+    if day_count < 4:
+        return turing
+    border = day_count - max(1, day_count // 4)
+    early = np.zeros(len(counts), bool)
+    early[codes[days < border]] = True
+    late = codes[days >= border]
+    return max(turing, float((~early[late]).mean()) if len(late) else 0.0)
+
+
+def _table(rows: Array, columns: Array, height: int, width: int) -> Array:
+    return np.bincount(rows * width + columns, minlength=height * width).reshape(height, width)
