@@ -40,12 +40,14 @@ class ReplayClock:
         except FileNotFoundError:
             raise NotFound(
                 "the replay clock has no time yet",
-                hint="start the replay, which sets it, or use clock = \"system\" in holdfast.toml",
+                hint='start the replay, which sets it, or use clock = "system" in holdfast.toml',
             ) from None
         try:
             return int(text)
         except ValueError:
-            raise BadInput(f"{self._path.name} holds no instant", hint=f"remove {self._path} and start the replay again") from None
+            raise BadInput(
+                f"{self._path.name} holds no instant", hint=f"remove {self._path} and start the replay again"
+            ) from None
 
     def set(self, us: int) -> None:
         """Move the time, forwards or backwards; readers see the old or the new instant, never a part of one."""

@@ -141,7 +141,8 @@ class SqlLedger:
         with self._database.write() as connection:
             row = connection.execute(
                 "INSERT INTO ledger_leases (name, holder, ruler, expires) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, ruler = excluded.ruler, expires = excluded.expires"
+                " ON CONFLICT (name)"
+                " DO UPDATE SET holder = excluded.holder, ruler = excluded.ruler, expires = excluded.expires"
                 " WHERE ledger_leases.holder = excluded.holder OR ledger_leases.ruler <> excluded.ruler"
                 " OR ledger_leases.expires <= ? RETURNING name",
                 (*values, now),
@@ -167,7 +168,7 @@ class SqlLedger:
                 _check_link(entry, expected=count + 1, previous=previous, stored=row[5])
                 if anchor is not None and entry.sequence == anchor[0] and entry.hash != anchor[1]:
                     raise Damaged(
-                        f"ledger entry {entry.sequence} is not the one that was anchored: the chain was rewritten before it",
+                        f"ledger entry {entry.sequence} is not the one that was anchored: the chain was rewritten",
                         hint="restore the ledger from a backup made before the anchor stopped matching",
                     )
                 previous, count = entry.hash, entry.sequence
@@ -225,7 +226,7 @@ class _Transaction:
             row = self._execute("SELECT sequence, hash FROM ledger_entries ORDER BY sequence DESC LIMIT 1").fetchone()
             self._tip = (row[0], row[1]) if row else (0, GENESIS)
         sequence, previous = self._tip[0] + 1, self._tip[1]
-        link = {
+        link: dict[str, Any] = {
             "sequence": sequence,
             "kind": _text(kind, "kind"),
             "subject": _text(subject, "subject"),
@@ -260,7 +261,7 @@ def sqlite_path(url: str) -> Path:
 
 def _text(value: str, what: str) -> str:
     """Text that both databases keep as it is."""
-    if not isinstance(value, str) or "\0" in value or not value.isascii() and _has_surrogate(value):
+    if "\0" in value or (not value.isascii() and _has_surrogate(value)):
         raise BadInput(f"{value!r} cannot be a ledger {what}", hint="use text without NUL and lone surrogates")
     return value
 
@@ -276,9 +277,14 @@ def _encode(value: Mapping[str, Any]) -> tuple[str, Json]:
         decoded = msgspec.json.decode(data)
         lasting = isinstance(decoded, dict) and canonical(decoded) == data
     except (TypeError, ValueError, msgspec.MsgspecError, RecursionError) as error:
-        raise BadInput(f"the ledger cannot keep this value: {error}", hint="use JSON values: text, numbers, lists, tables") from None
+        raise BadInput(
+            f"the ledger cannot keep this value: {error}", hint="use JSON values: text, numbers, lists, tables"
+        ) from None
     if not lasting:
-        raise BadInput("the ledger cannot keep this value without changing it", hint="use a table of text, 64-bit numbers, lists, tables")
+        raise BadInput(
+            "the ledger cannot keep this value without changing it",
+            hint="use a table of text, 64-bit numbers, lists, tables",
+        )
     return data.decode(), decoded
 
 
@@ -288,7 +294,9 @@ def _entry(row: tuple[Any, ...]) -> Entry:
         if not isinstance(body, dict):
             raise TypeError("not a table")
     except (msgspec.MsgspecError, TypeError, ValueError):
-        raise Damaged(f"ledger entry {row[0]} was edited: its body is not readable", hint="restore the ledger from a backup") from None
+        raise Damaged(
+            f"ledger entry {row[0]} was edited: its body is not readable", hint="restore the ledger from a backup"
+        ) from None
     return Entry(
         sequence=row[0], kind=row[1], subject=row[2], at=row[3], actor=row[4], body=body, previous=row[6], hash=row[7]
     )
@@ -299,7 +307,10 @@ def _check_link(entry: Entry, *, expected: int, previous: str, stored: str) -> N
     if entry.sequence != expected:
         raise Damaged(f"ledger entry {expected} is missing: the next one is {entry.sequence}", hint=mend)
     if entry.previous != previous:
-        raise Damaged(f"ledger entry {entry.sequence} does not follow the one before it: entries were removed or reordered", hint=mend)
+        raise Damaged(
+            f"ledger entry {entry.sequence} does not follow the one before it: entries were removed or reordered",
+            hint=mend,
+        )
     link = {name: getattr(entry, name) for name in ("sequence", "kind", "subject", "at", "actor", "body", "previous")}
     # The text is compared too: another spelling of the same body is an edit as well.
     if digest(link) != entry.hash or canonical(entry.body).decode() != stored:

@@ -175,7 +175,9 @@ class PostgresDatabase:
         if isinstance(error, self._psycopg.errors.DataCorrupted | self._psycopg.errors.IndexCorrupted):
             return Damaged(f"PostgreSQL reports damage: {text}", hint="restore the database from a backup")
         if isinstance(error, self._psycopg.errors.InsufficientPrivilege):
-            return Unavailable(f"PostgreSQL refuses: {text}", hint="grant the role of ledger.url the rights to create and write tables")
+            return Unavailable(
+                f"PostgreSQL refuses: {text}", hint="grant the role of ledger.url the rights to create and write tables"
+            )
         if isinstance(error, self._psycopg.OperationalError):
             return Unavailable(
                 f"PostgreSQL cannot be reached or stopped answering: {text}",

@@ -79,7 +79,7 @@ class SqliteDatabase:
             version = self._version()
             if version is not None and version > self._schema:
                 raise BadConfig(
-                    f"the ledger {self.path} was written by a newer Holdfast (schema {version}, this one knows {self._schema})",
+                    f"{self.path} was written by a newer Holdfast (schema {version}; this one knows {self._schema})",
                     hint="upgrade this installation: pip install --upgrade holdfast",
                 )
             if version == self._schema:
@@ -221,7 +221,9 @@ def _told(error: sqlite3.Error, path: Path) -> HoldfastError | OSError:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return Damaged(f"the store {path} is not a sound database ({error})", hint="restore it from a backup")
     if code == sqlite3.SQLITE_IOERR:
-        return Unavailable(f"the disk refused a read or write of {path} ({error})", hint="check the disk, then run again")
+        return Unavailable(
+            f"the disk refused a read or write of {path} ({error})", hint="check the disk, then run again"
+        )
     if code == sqlite3.SQLITE_CONSTRAINT:
         return OurTurn(f"the store {path} refused a row ({error})")
     return OurTurn(f"the store {path}: {error}")

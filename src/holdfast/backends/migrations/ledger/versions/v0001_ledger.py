@@ -38,7 +38,9 @@ REFUSE_POSTGRES = [
 def upgrade() -> None:
     op.create_table(
         "ledger_entries",
-        sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=False),
+        sa.Column(
+            "sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=False
+        ),
         sa.Column("kind", TEXT, nullable=False),
         sa.Column("subject", TEXT, nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),

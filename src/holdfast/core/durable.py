@@ -1,0 +1,63 @@
+"""Writing files so that they are there, whole, after a crash: temporary name, fsync, rename, fsync of the folder."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+_FULL_SYNC = 51  # F_FULLFSYNC of macOS: fsync there does not empty the drive's cache.
+
+
+def sync(descriptor: int) -> None:
+    """Return when the bytes of an open file, or the names in an open folder, are on the disk."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(descriptor, _FULL_SYNC)
+        except OSError:
+            os.fsync(descriptor)  # a file system without it, e.g. a network one
+        return
+    os.fsync(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o644, scratch: Path | None = None) -> Iterator[IO[bytes]]:
+    """A file to write; when the block ends well it durably takes the name ``path``, otherwise nothing changes.
+
+    Args:
+        mode: permission bits of the new file, before the umask.
+        scratch: folder of the temporary file, on the same file system; beside ``path`` when None.
+    """
+    temporary = (scratch or path.parent) / f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(6)}.tmp"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as f:
+            yield f
+            f.flush()
+            sync(f.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Durably give ``path`` these bytes; readers see the old file or the new one."""
+    with replacing(path, mode=mode) as f:
+        f.write(data)
