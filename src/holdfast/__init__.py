@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _DEFINITIONS = (
     "Aggregation", "Drift", "Entity", "FeatureService", "FeatureView", "Field", "Gate", "Label", "Model", "Monitor",
     "OnDemand", "Retrain", "Rollout", "Rule", "Service", "Source", "Threshold", "TimeSplit", "at_least", "at_most",
-    "better_than", "check", "deterministic", "fairness", "latency", "model", "not_worse_than_champion", "on_demand",
+    "better_than", "check", "deterministic", "fairness", "latency", "model", "no_leakage", "not_worse_than_champion", "on_demand",
 )  # fmt: skip
 
 __all__ = [*_DEFINITIONS]

@@ -452,6 +452,12 @@ def better_than(baseline: Literal["constant", "linear"], metric: str, *, by: flo
     return Rule("baseline", metric=metric, minimum=float(by), sample=sample, options={"baseline": baseline})
 
 
+def no_leakage(*, max_auc: float = 0.98) -> Rule:
+    """No single input tells the label by itself (its own ROC AUC on held-out rows stays under ``max_auc``), and neither
+    does the model: a figure too good to be true is a leak until somebody explains it."""
+    return Rule("leakage", maximum=float(max_auc))
+
+
 def check(function: Callable[..., Any], **options: Any) -> Rule:
     """A user's own check: a plain function of the check context that returns Evidence (see docs)."""
     return Rule("custom", metric=function.__name__, options={**options, "function": function_digest(function)})
