@@ -104,7 +104,7 @@ class Workspace:
     def _runs(self) -> RunStore:
         from holdfast.backends.runs_sql import SqlRunStore
 
-        return SqlRunStore(self._database_url(self.settings.runs.url))
+        return SqlRunStore(self._database_url(self.settings.runs.url), synchronous=self.settings.runs.synchronous)
 
     @property
     def objects(self) -> Objects:

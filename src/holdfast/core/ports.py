@@ -5,14 +5,29 @@ Arguments after the first are keyword-only, so a port can grow without breaking 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from holdfast.core.records import Entry, Json
+from holdfast.core.tracking import (
+    Artifact,
+    Clause,
+    DatasetInput,
+    Experiment,
+    LoggedModel,
+    Metric,
+    ModelOutput,
+    ModelStatus,
+    Order,
+    Run,
+    RunStatus,
+    View,
+)
 
 T = TypeVar("T")
+Buffer = bytes | memoryview
 
 
 class Clock(Protocol):
@@ -129,37 +144,217 @@ class Objects(Protocol):
         """Remove; nothing if absent. Only garbage collection calls this."""
 
 
-class OnlineStore(Protocol):
-    """Newest feature rows and windowed events by entity key. One upsert rule everywhere: a row replaces another of the
-    same (view, key) iff its (event time, arrival, sequence) is greater; an event is identified by its id, so late,
-    repeated and reordered writes end in the same state. Values are as written; ttl is applied by the reader.
+class RunStore(Protocol):
+    """Experiments, runs and what they logged. Thread and process safe; a write that returned survives SIGKILL.
+
+    Unless said otherwise a method raises ``NotFound`` for an unknown id, ``BadInput`` for a write to something deleted.
     """
 
-    def write(self, rows: Iterable[tuple[str, bytes, int, int, int, bytes]]) -> None:
-        """Upsert (view version, encoded key, event time, arrival, sequence, encoded values). Durable on return is not
-        promised: the push journal is the truth, the store can be rebuilt from it."""
+    def transaction(self) -> AbstractContextManager[None]:
+        """All calls of this thread inside the block commit together or not at all. Blocks may nest."""
 
-    def read(self, view: str, keys: Sequence[bytes]) -> list[tuple[int, int, int, bytes] | None]:
-        """(event time, arrival, sequence, values) per key, in the keys' order; None where unknown."""
+    def remembered(self, request_id: str) -> bytes | None:
+        """The answer kept for a request id, or None. Asked inside ``transaction`` it makes a write exactly-once."""
 
-    def append_events(self, view: str, events: Iterable[tuple[bytes, int, int, int, bytes]]) -> None:
-        """Add (encoded key, event time, arrival, sequence, encoded values) events of a windowed view. An event with the
-        same (key, event time, arrival, sequence) is the same event."""
+    def remember(self, request_id: str, answer: bytes, *, at: int) -> None:
+        """Keep the answer of a request; part of the open transaction."""
 
-    def read_events(self, view: str, keys: Sequence[bytes], *, after: int, upto: int) -> list[list[tuple[int, int, int, bytes]]]:
-        """Per key the events with after < event time <= upto, ordered by (event time, arrival, sequence)."""
+    # experiments
+    def create_experiment(
+        self,
+        name: str,
+        *,
+        at: int,
+        artifact_uri: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        experiment_id: str | None = None,
+    ) -> Experiment:
+        """A new experiment.
 
-    def expire_events(self, view: str, *, before: int) -> int:
-        """Drop events with event time <= before; the number dropped."""
+        Raises:
+            Conflict: the name is taken.
+        """
 
-    def drop(self, view: str) -> None:
-        """Forget a view version."""
+    def get_experiment(self, experiment_id: str) -> Experiment: ...
 
-    def meta_get(self, name: str) -> bytes | None: ...
+    def find_experiment(self, name: str) -> Experiment | None:
+        """By name, deleted ones too."""
 
-    def meta_set(self, name: str, value: bytes) -> None: ...
+    def update_experiment(
+        self,
+        experiment_id: str,
+        *,
+        at: int,
+        name: str | None = None,
+        deleted: bool | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> Experiment:
+        """Change what is given; a tag of None is removed."""
+
+    def search_experiments(
+        self,
+        *,
+        where: Sequence[Clause] = (),
+        order: Sequence[Order] = (),
+        view: View = "active",
+        limit: int = 1000,
+        token: str | None = None,
+    ) -> tuple[list[Experiment], str | None]:
+        """A page and the token of the next one, None at the end."""
+
+    # runs
+    def create_run(
+        self,
+        experiment_id: str,
+        *,
+        at: int,
+        name: str = "",
+        user: str = "",
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+        started: int | None = None,
+        status: RunStatus = "RUNNING",
+    ) -> Run: ...
+
+    def get_run(self, run_id: str) -> Run: ...
+
+    def update_run(
+        self,
+        run_id: str,
+        *,
+        at: int,
+        status: RunStatus | None = None,
+        ended: int | None = None,
+        name: str | None = None,
+        deleted: bool | None = None,
+    ) -> Run:
+        """Change what is given."""
+
+    def log_batch(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[Metric] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Log all of it or nothing. The same metric point twice is one point; a tag of None is removed.
+
+        Raises:
+            BadInput: a param has another value already.
+        """
+
+    def metric_history(
+        self, run_id: str, key: str, *, limit: int = 25_000, token: str | None = None
+    ) -> tuple[list[Metric], str | None]:
+        """Points of a series ordered by (at, step, value), a page at a time."""
+
+    def log_inputs(self, run_id: str, *, datasets: Sequence[DatasetInput] = (), models: Sequence[str] = ()) -> None:
+        """Datasets and logged models a run read; twice is once."""
+
+    def log_outputs(self, run_id: str, models: Sequence[ModelOutput]) -> None: ...
+
+    def search_runs(
+        self,
+        experiment_ids: Sequence[str],
+        *,
+        where: Sequence[Clause] = (),
+        order: Sequence[Order] = (),
+        view: View = "active",
+        limit: int = 1000,
+        token: str | None = None,
+    ) -> tuple[list[Run], str | None]:
+        """A page of runs (ties: newest start first, then id) and the token of the next one."""
+
+    # logged models
+    def create_model(
+        self,
+        experiment_id: str,
+        *,
+        at: int,
+        name: str = "",
+        model_type: str = "",
+        run_id: str | None = None,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> LoggedModel: ...
+
+    def get_model(self, model_id: str) -> LoggedModel: ...
+
+    def update_model(
+        self,
+        model_id: str,
+        *,
+        at: int,
+        status: ModelStatus | None = None,
+        deleted: bool | None = None,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> LoggedModel: ...
+
+    def search_models(
+        self,
+        experiment_ids: Sequence[str],
+        *,
+        where: Sequence[Clause] = (),
+        datasets: Sequence[tuple[str, str | None]] = (),
+        order: Sequence[Order] = (),
+        limit: int = 100,
+        token: str | None = None,
+    ) -> tuple[list[LoggedModel], str | None]: ...
+
+    # artifacts: an index of paths; the bytes are objects
+    def put_artifact(self, path: str, *, sha256: str, size: int, at: int) -> None: ...
+
+    def get_artifact(self, path: str) -> Artifact | None: ...
+
+    def list_artifacts(self, prefix: str) -> list[Artifact]:
+        """All files under a folder (``prefix`` without trailing slash; '' for all), at any depth, by path."""
+
+    def delete_artifacts(self, path: str) -> int:
+        """Forget a file, or everything under a folder; the number forgotten."""
+
+    def purge(self, *, before: int) -> list[str]:
+        """Hard-delete experiments, runs and logged models deleted before an instant, with all they logged. Returns the
+        SHA-256 of artifact bytes no remaining artifact names."""
 
     def close(self) -> None: ...
+
+
+Merge = Callable[[Sequence[Buffer | None]], Sequence[bytes | None] | None]
+"""Given the stored values of one group of keys (None where absent), the values to store (None removes), or None to leave
+the group as it is. Pure: a store may call it again when another writer was faster. Buffers are valid during the call."""
+
+
+class OnlineStore(Protocol):
+    """Online feature rows as bytes by key. The one upsert rule is not written here but in ``features``: every write is a
+    merge of what is stored with what is new, and merges are idempotent and order-free, so a store only has to
+    apply them atomically. Durability on return is not promised: the push journal is the truth, the store can be rebuilt.
+
+    Many threads and processes may read while one process writes.
+    """
+
+    def fetch(self, keys: Sequence[bytes], *, use: Callable[[list[Buffer | None]], T]) -> T:
+        """``use`` of the stored values in the keys' order (None where absent), all from one moment. The buffers are valid
+        only until ``use`` returns."""
+
+    def update(self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None) -> None:
+        """Merge each group of keys, in order, and set ``meta`` marks: all of it or, after a crash, none of it."""
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All (key, value) whose key starts with ``prefix``, in key order where the store has one."""
+
+    def drop(self, prefix: bytes) -> int:
+        """Remove all keys that start with ``prefix``; the number removed."""
+
+    def meta_get(self, name: str) -> bytes | None:
+        """A mark set by ``update``, or None."""
+
+    def flush(self) -> None:
+        """Hand what is written to the disk, where there is one."""
+
+    def close(self) -> None:
+        """Release the store. Safe to call twice."""
 
 
 class FeatureLookup(Protocol):

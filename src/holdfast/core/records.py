@@ -151,6 +151,11 @@ class ModelVersion(Record):
     aliases: list[str] = []
     tags: dict[str, str] = {}
     at: int = 0
+    updated: int = 0
+    actor: str = ""
+    model_id: str | None = None
+    run_link: str = ""
+    signature: str = ""
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
@@ -298,6 +303,7 @@ class Signal(Record):
     reference: float | None = None
     n: int = 0
     alarm: bool = False
+    direction: str = ""
     message: str = ""
 
 
@@ -319,7 +325,7 @@ class Report(Record):
 
 
 class RetrainOrder(Record):
-    """One request to retrain, with its reason and the reports it rests on."""
+    """One request to retrain, with its reason and the reports it rests on; ``tick`` is the scheduled tick it answers."""
 
     id: str
     service: str
@@ -327,6 +333,7 @@ class RetrainOrder(Record):
     reason: str
     reports: list[str] = []
     at: int = 0
+    tick: int | None = None
 
 
 CycleStatus = Literal["running", "promoted", "rejected", "rolled back", "failed", "blocked"]

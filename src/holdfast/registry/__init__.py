@@ -1,0 +1,1 @@
+"""Run → model version → approval: packages, numbers, stages and aliases, and their history."""

@@ -1,0 +1,1 @@
+"""Data, features and code → run."""
