@@ -22,7 +22,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-class DatasetVersion(Record):
+class DatasetVersion(Record, frozen=True, kw_only=True):
     """Tracked bytes. ``md5`` is DVC's name for them (``….dir`` for a folder), ``sha256`` ours; both from one pass."""
 
     name: str
@@ -36,7 +36,7 @@ class DatasetVersion(Record):
     at: int = 0
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """One thing a data check saw. ``blocking`` findings keep the data out."""
 
     check: str
@@ -50,7 +50,7 @@ class Finding(Record):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-class TrainingSet(Record):
+class TrainingSet(Record, frozen=True, kw_only=True):
     """Spine + features as known at each row's time + label. ``digest`` names everything it came from."""
 
     digest: str
@@ -66,7 +66,7 @@ class TrainingSet(Record):
     content: str
 
 
-class RunRecord(Record):
+class RunRecord(Record, frozen=True, kw_only=True):
     """What one training run was: enough to do it again."""
 
     run_id: str
@@ -89,7 +89,7 @@ class RunRecord(Record):
 DType = Literal["int64", "float64", "string", "bool", "timestamp"]
 
 
-class FieldSpec(Record):
+class FieldSpec(Record, frozen=True, kw_only=True):
     """One named input or output. ``low``/``high`` are the range seen in training; beyond it is a notice, not an error,
     unless ``strict``."""
 
@@ -101,12 +101,12 @@ class FieldSpec(Record):
     strict: bool = False
 
 
-class FileRef(Record):
+class FileRef(Record, frozen=True, kw_only=True):
     sha256: str
     size: int
 
 
-class Package(Record):
+class Package(Record, frozen=True, kw_only=True):
     """A model as it is shipped: the manifest. Its digest is the model's content identity.
 
     ``request`` is what a caller sends (entity keys, request values, or the inputs themselves where no feature service is
@@ -137,7 +137,7 @@ class Package(Record):
     run_id: str | None = None
 
 
-class ModelVersion(Record):
+class ModelVersion(Record, frozen=True, kw_only=True):
     """``name@version``: a package under a number, and the run it came from."""
 
     name: str
@@ -161,7 +161,7 @@ class ModelVersion(Record):
 # --- validation -------------------------------------------------------------------------------------------------------
 
 
-class Evidence(Record):
+class Evidence(Record, frozen=True, kw_only=True):
     """What one check measured. ``low``/``high`` bound ``figure`` at ``confidence``; ``n`` is the sample it rests on;
     ``compared`` and ``how`` say against what and by which method. No verdict is in here."""
 
@@ -179,7 +179,7 @@ class Evidence(Record):
     details: Json = {}
 
 
-class RuleOutcome(Record):
+class RuleOutcome(Record, frozen=True, kw_only=True):
     """How one rule came out over its evidence."""
 
     check: str
@@ -194,7 +194,7 @@ class RuleOutcome(Record):
     waived_by: str | None = None
 
 
-class Verdict(Record):
+class Verdict(Record, frozen=True, kw_only=True):
     """The gate's decision over all evidence for one exact content; the only key to Production."""
 
     model: str
@@ -210,7 +210,7 @@ class Verdict(Record):
 # --- serving ----------------------------------------------------------------------------------------------------------
 
 
-class Arm(Record):
+class Arm(Record, frozen=True, kw_only=True):
     """One version answering in a release. ``weight`` is in percent, of the challenger's share of traffic."""
 
     version: int
@@ -218,7 +218,7 @@ class Arm(Record):
     weight: float = 0.0
 
 
-class Release(Record):
+class Release(Record, frozen=True, kw_only=True):
     """What answers traffic for one service in one environment. A higher ``sequence`` supersedes a lower one.
     ``signature`` is an HMAC-SHA256 over the canonical form without it, with the workspace's key."""
 
@@ -238,7 +238,7 @@ class Release(Record):
 RolloutStatus = Literal["running", "holding", "promoted", "rolled back", "aborted"]
 
 
-class Rollout(Record):
+class Rollout(Record, frozen=True, kw_only=True):
     """From challenger to champion. ``step`` counts into ``plan``: smoke, shadow, canary weights, champion."""
 
     id: str
@@ -256,7 +256,7 @@ class Rollout(Record):
     history: list[Json] = []
 
 
-class Prediction(Record):
+class Prediction(Record, frozen=True, kw_only=True):
     """One answered request as the prediction log keeps it. ``features`` are the model's inputs as served."""
 
     id: str
@@ -275,7 +275,7 @@ class Prediction(Record):
     replica: str = ""
 
 
-class LabelRecord(Record):
+class LabelRecord(Record, frozen=True, kw_only=True):
     """The truth for one prediction. Later ``at``, then later ``sequence``, wins: labels may come late, repeated,
     corrected."""
 
@@ -289,7 +289,7 @@ class LabelRecord(Record):
 # --- monitoring and retraining ----------------------------------------------------------------------------------------
 
 
-class Signal(Record):
+class Signal(Record, frozen=True, kw_only=True):
     """One statistic of a report: what moved, by how much, against which floor, and whether it counts."""
 
     name: str
@@ -307,7 +307,7 @@ class Signal(Record):
     message: str = ""
 
 
-class Report(Record):
+class Report(Record, frozen=True, kw_only=True):
     """A monitor's result over one window. ``no data`` is an outcome of its own, never ``ok``."""
 
     id: str
@@ -324,7 +324,7 @@ class Report(Record):
     at: int = 0
 
 
-class RetrainOrder(Record):
+class RetrainOrder(Record, frozen=True, kw_only=True):
     """One request to retrain, with its reason and the reports it rests on; ``tick`` is the scheduled tick it answers."""
 
     id: str
@@ -339,7 +339,7 @@ class RetrainOrder(Record):
 CycleStatus = Literal["running", "promoted", "rejected", "rolled back", "failed", "blocked"]
 
 
-class Cycle(Record):
+class Cycle(Record, frozen=True, kw_only=True):
     """One turn of the loop: trigger → train → gate → rollout → how it ended, and why."""
 
     id: str
@@ -357,7 +357,7 @@ class Cycle(Record):
 # --- ledger -----------------------------------------------------------------------------------------------------------
 
 
-class Entry(Record):
+class Entry(Record, frozen=True, kw_only=True):
     """One link of the chain. ``hash`` = SHA-256 over the canonical form of all other fields; ``previous`` is the hash of
     the entry before. ``body`` holds ids and digests; text that people may delete lives beside the chain."""
 

@@ -30,8 +30,8 @@ PAIR_ROWS = 5_000
 
 @dataclass(frozen=True)
 class Profile:
-    """Sketches by column name, in order; ``pairs`` (d, d) rank correlations of the first 64 numeric columns, ``pair_days``
-    (R', P) the same per day (upper triangle) with ``pair_n`` (R',) rows each, ``pair_rows`` rows in all."""
+    """Sketches by column name, in order. ``pair_names`` are the first 64 numeric columns; their centred rank scores have,
+    per day with at least 30 rows, ``pair_n`` (R',) rows, ``pair_sums`` (R', d) and ``pair_products`` (R', d, d)."""
 
     rows: int
     calendar: sketch.Calendar
@@ -39,10 +39,9 @@ class Profile:
     numeric: dict[str, sketch.Numeric]
     categorical: dict[str, sketch.Categorical]
     pair_names: list[str]
-    pairs: Array
-    pair_days: Array
     pair_n: Array
-    pair_rows: int
+    pair_sums: Array
+    pair_products: Array
 
 
 def build(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
@@ -73,12 +72,11 @@ def build(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
             raw[name] = floats(column, name)
             numeric[name] = sketch.numeric(raw[name], strata, days, len(day_numbers))
     names = list(numeric)[:RANKED]
-    coded = {name: np.searchsorted(numeric[name].cuts, raw[name], side="left") for name in names}
-    pairs, pair_days, pair_n, pair_rows = _pairs(numeric, coded, raw, names, days, len(day_numbers))
+    pair_n, pair_sums, pair_products = _pairs(numeric, raw, names, days, len(day_numbers))
     profile = Profile(
         rows=table.num_rows, calendar=calendar, day_rows=np.bincount(days, minlength=len(day_numbers)),
         numeric=numeric, categorical=categorical,
-        pair_names=names, pairs=pairs, pair_days=pair_days, pair_n=pair_n, pair_rows=pair_rows,
+        pair_names=names, pair_n=pair_n, pair_sums=pair_sums, pair_products=pair_products,
     )  # fmt: skip
     return MAGIC + zlib.compress(msgspec.msgpack.encode(_plain(profile)), 1)
 
@@ -144,25 +142,16 @@ def encode(column: pa.ChunkedArray) -> tuple[Array, list[str]]:
 
 
 def rank_scores(codes: Array, column: sketch.Numeric) -> Array:
-    """Bin codes as centred reference ranks in [-0.5, 0.5]: the middle rank of the bin."""
+    """Bin codes as centred reference ranks in [-0.5, 0.5]: the middle rank of the bin; a negative code (missing) as 0."""
     counts = column.strata.sum(axis=0)
     upper = np.cumsum(counts)
-    total = max(int(upper[-1]), 1)
-    return np.asarray(((upper - counts / 2) / total - 0.5)[codes])
+    ranks = np.append((upper - counts / 2) / max(int(upper[-1]), 1) - 0.5, 0.0)
+    return np.asarray(ranks[codes])
 
 
-def correlations(scores: Array, present: Array) -> tuple[Array, Array]:
-    """Pairwise-complete Pearson correlations of columns (n, d) and their row counts, both (d, d)."""
-    filled = np.where(present, scores, 0.0)
-    mask = present.astype(np.float64)
-    n = mask.T @ mask
-    first, square, product = filled.T @ mask, (filled**2).T @ mask, filled.T @ filled
-    with np.errstate(divide="ignore", invalid="ignore"):
-        covariance = product / n - (first / n) * (first.T / n)
-        variance = square / n - (first / n) ** 2
-        result = covariance / np.sqrt(variance * variance.T)
-    bad = ~np.isfinite(result) | (variance < 1e-9) | (variance.T < 1e-9)
-    return np.clip(np.where(bad, np.nan, result), -1, 1), n
+def moments(scores: Array) -> tuple[Array, Array, Array]:
+    """Rows (1,), sums (1, d) and products (1, d, d) of rank scores (n, d)."""
+    return np.array([float(len(scores))]), scores.sum(axis=0)[None], (scores.T @ scores)[None]
 
 
 def pair_sample(rows: int) -> slice:
@@ -170,26 +159,26 @@ def pair_sample(rows: int) -> slice:
     return slice(None, None, max(1, -(-rows // PAIR_ROWS)))
 
 
-def _pairs(
-    numeric: dict[str, sketch.Numeric], coded: dict[str, Array], raw: dict[str, Array], names: list[str], days: Array, day_count: int
-) -> tuple[Array, Array, Array, int]:
+def _pairs(numeric: dict[str, sketch.Numeric], raw: dict[str, Array], names: list[str], days: Array, day_count: int) -> tuple[Array, Array, Array]:
     width = len(names)
     if width < 2:
-        return np.zeros((width, width)), np.zeros((0, 0), np.float32), np.zeros(0), 0
-    scores = np.column_stack([rank_scores(coded[n], numeric[n]) for n in names])
-    present = np.column_stack([~np.isnan(raw[n]) for n in names])
-    step = max(1, -(-len(scores) // 50_000))
-    whole, _ = correlations(scores[::step], present[::step])
-    upper = np.triu_indices(width, 1)
-    rows, counts = [], []
+        return np.zeros(0), np.zeros((0, width), np.float32), np.zeros((0, width, width), np.float32)
+    columns = []
+    for name in names:
+        codes = np.searchsorted(numeric[name].cuts, raw[name], side="left")
+        columns.append(rank_scores(np.where(np.isnan(raw[name]), -1, codes), numeric[name]).astype(np.float32))
+    scores = np.column_stack(columns)
     order = np.argsort(days, kind="stable")
+    counts, sums, products = [], [], []
     for start, end in zip(*_runs(days[order], day_count), strict=True):
         if end - start >= 30:
-            chosen = order[start:end][pair_sample(end - start)]
-            rows.append(correlations(scores[chosen], present[chosen])[0][upper].astype(np.float32))
-            counts.append(len(chosen))
-    daily = np.vstack(rows) if rows else np.zeros((0, len(upper[0])), np.float32)
-    return whole, daily, np.array(counts, np.float64), len(scores[::step])
+            n, total, product = moments(scores[order[start:end][pair_sample(end - start)]])
+            counts.append(n[0])
+            sums.append(total[0])
+            products.append(product[0])
+    if not counts:
+        return np.zeros(0), np.zeros((0, width), np.float32), np.zeros((0, width, width), np.float32)
+    return np.array(counts), np.array(sums, np.float32), np.array(products, np.float32)
 
 
 def _runs(sorted_days: Array, day_count: int) -> tuple[Array, Array]:

@@ -1,0 +1,417 @@
+"""Has the data moved? A window of predictions against the reference profile of the training data.
+
+A thing alarms when all of these hold:
+
+1. like with like: the reference is weighted to the weekdays and hours that the window covers;
+2. effect: the change is at least its family's floor;
+3. chance: its p-value passes Benjamini-Hochberg within its family, at ``rate`` divided by the number of families, so
+   that ``rate`` bounds false alarms of the whole check; rare counts are judged by exact binomials;
+4. days: the p-value counts how much the reference's own days and blocks of days differ (a design effect, after Rao and
+   Scott 1984, Ann. Stat. 12, and Student's t with the degrees of freedom those few blocks carry);
+5. sample: at least ``minimum`` rows, otherwise nothing is said.
+
+Families: shape (numeric distributions, KS), mix (categories, total variation), missing, unseen (new categories), tail
+(beyond the reference's 0.1 and 99.9 %), dependence (rank correlations), prediction (the score).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from holdfast.core.definitions import Drift
+from holdfast.core.errors import BadInput
+from holdfast.core.records import Signal
+from holdfast.monitoring import dayvariance as days
+from holdfast.monitoring import reference
+from holdfast.monitoring.reference import DAY, Profile
+from holdfast.stats import distance, multiplicity, sketch, tails
+
+Array = npt.NDArray[Any]
+
+UNSEEN_FLOOR = 0.002
+TAIL_FLOOR = 0.005
+RHO_FLOOR = 0.10
+SHOWN_PAIRS = 20
+FAMILIES = ("shape", "mix", "missing", "unseen", "tail", "dependence", "prediction")
+
+
+def profile(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
+    """The reference profile of a training table: ``columns`` sketched per day and calendar stratum.
+
+    ``times`` (n,) are the rows' instants, microseconds UTC. Include the model's score as a column ``score``.
+
+    Raises:
+        BadInput: a column is missing or cannot be watched, or times do not fit.
+    """
+    return reference.build(table, times, columns=columns)
+
+
+def compare(profile: bytes, window: pa.Table, *, drift: Drift, times: Array | None = None, score: str = "score") -> list[Signal]:
+    """Judge a window of predictions; one Signal per feature and family, alarms first.
+
+    Columns are found by their own name or as ``features.<name>`` / ``inputs.<name>``. ``times`` (n,) are the rows'
+    instants (default: the column ``request_time``); without them the calendar is not matched.
+
+    Raises:
+        Damaged: the profile's bytes are broken.
+        BadInput: ``drift.columns`` names what the profile does not hold.
+    """
+    ref = reference.load(profile)
+    names = _watched(ref, drift, score)
+    rows = window.num_rows
+    if rows < drift.minimum:
+        message = f"{rows} rows, {drift.minimum} are needed to say anything"
+        return [Signal(name=n, family=_family(ref, n, score), statistic=_statistic(ref, n), value=None, n=rows, message=message) for n in names]
+    view = _view(ref, window, drift, times)
+    found: list[_Test] = []
+    codes: dict[str, Array] = {}
+    for name in names:
+        if name in ref.numeric:
+            found += _numeric(ref, name, window, view, drift, score, codes)
+        else:
+            found += _categorical(ref, name, window, view, drift)
+    found += _dependence(ref, view, codes, {t.signal.name for t in found if t.signal.family == "missing" and t.strong})
+    return _judge(found, drift.rate)
+
+
+def naive_ks(reference: Mapping[str, Array], window: Mapping[str, Array]) -> dict[str, float]:
+    """The everyday rule for comparison: a two-sample KS p-value per column, nothing else considered.
+
+    Columns are 1-d float arrays; NaN is dropped. Columns without values get NaN.
+    """
+    result = {}
+    for name in reference:
+        if name in window:
+            a, b = np.asarray(reference[name], float), np.asarray(window[name], float)
+            n, m = int((~np.isnan(a)).sum()), int((~np.isnan(b)).sum())
+            result[name] = distance.ks_pvalue(distance.ks_statistic(a, b), n, m)
+    return result
+
+
+@dataclass(frozen=True)
+class _View:
+    """What all tests of one check share."""
+
+    weights: Array
+    length: float
+    days: days.Days
+
+
+@dataclass(frozen=True)
+class _Test:
+    """A signal with what its verdict needs. ``strong``: the effect reaches the floor in the direction that counts."""
+
+    signal: Signal
+    strong: bool
+
+
+def _watched(ref: Profile, drift: Drift, score: str) -> list[str]:
+    known = [*ref.numeric, *ref.categorical]
+    if drift.columns is None:
+        return known
+    missing = [c for c in drift.columns if c not in known]
+    if missing:
+        raise BadInput(f"drift watches {missing[0]!r}, which the reference profile does not hold", hint=f"it holds: {', '.join(known[:12])}")
+    return [*drift.columns, *([score] if score in ref.numeric and score not in drift.columns else [])]
+
+
+def _view(ref: Profile, window: pa.Table, drift: Drift, times: Array | None) -> _View:
+    if times is None and "request_time" in window.column_names:
+        column = window.column("request_time")
+        times = np.asarray((column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_numpy())
+    calendar = ref.calendar
+    if times is None or not len(times):
+        weights, length = calendar.rows / calendar.rows.sum(), max(1.0, int(drift.window) / DAY)
+    else:
+        start, end = int(times.min()), int(times.max()) + 1
+        weights, length = sketch.like_for_like(calendar, start, end), max(1.0, math.ceil((end - start) / DAY * 4) / 4)
+    return _View(weights, length, days.Days(calendar.days, length, weights, calendar.rows))
+
+
+def _numeric(ref: Profile, name: str, window: pa.Table, view: _View, drift: Drift, score: str, codes: dict[str, Array]) -> list[_Test]:
+    column, base = reference.find(window, name), ref.numeric[name]
+    values = _floats(column, name, window.num_rows)
+    missing = np.isnan(values)
+    n, total = int(len(values) - missing.sum()), len(values)
+    tests = [_missing(ref, name, base, int(missing.sum()), total, view, drift, gone=column is None)]
+    if name == score:
+        tests = []
+    if n < drift.minimum or not len(base.cuts):
+        if n < drift.minimum and len(base.cuts):
+            tests.append(_silent(name, "prediction" if name == score else "shape", "ks", n, drift.minimum))
+        return tests
+    coded = np.searchsorted(base.cuts, values, side="left")
+    codes[name] = coded if not missing.any() else np.where(missing, -1, coded)
+    counts = np.bincount(coded[~missing] if missing.any() else coded, minlength=len(base.cuts) + 1)
+    expected, m = _expected(base.strata, view.weights)
+    gap = (np.cumsum(counts) / n - np.cumsum(expected))[:-1]
+    value = float(np.abs(gap).max())
+    levels = np.cumsum(base.days, axis=1)[:, :-1]
+    spread = view.days.between(levels / np.maximum(base.days.sum(axis=1, keepdims=True), 1), base.days.sum(axis=1))
+    coarse_gap = gap[base.coarse]
+    at = int(np.abs(coarse_gap).argmax())
+    middle = float(np.cumsum(expected)[base.coarse][at] + coarse_gap[at] / 2)
+    noise = max(middle * (1 - middle), 1e-9) * (1 / n + 1 / m)
+    extra = float(spread.variance[at])
+    p_days = tails.t_two_sided(float(coarse_gap[at]) / math.sqrt(noise + extra), days.satterthwaite(noise, extra, float(spread.freedom[at])))
+    effect = 1 + extra / noise
+    p = max(distance.ks_pvalue(value, n / effect, m / effect), p_days)
+    direction, message = "", ""
+    if value >= drift.ks_floor:
+        direction, message = _move(base, values, gap, value)
+    family = "prediction" if name == score else "shape"
+    signal = Signal(name=name, family=family, statistic="ks", value=value, floor=drift.ks_floor, p=p, n=n, direction=direction, message=message)
+    tests.append(_Test(signal, value >= drift.ks_floor))
+    if name != score and not math.isnan(base.low):
+        tests.append(_tail(name, base, values, n, view))
+    return tests
+
+
+def _categorical(ref: Profile, name: str, window: pa.Table, view: _View, drift: Drift) -> list[_Test]:
+    column, base = reference.find(window, name), ref.categorical[name]
+    total, width = window.num_rows, len(base.categories)
+    if column is None:
+        return [_missing(ref, name, base, total, total, view, drift, gone=True)]
+    if not reference.is_categorical(column.type):
+        column = column.cast(pa.string())
+    coded, names = reference.encode(column)
+    place = {category: i for i, category in enumerate(base.categories)}
+    rank = np.array([place.get(c, width) for c in names] + [-1], np.int64)[coded]
+    present = rank >= 0
+    n = int(present.sum())
+    tests = [_missing(ref, name, base, total - n, total, view, drift, gone=False)]
+    if n < drift.minimum or not width:
+        if width:
+            tests.append(_silent(name, "mix", "tv", n, drift.minimum))
+        return tests
+    counts = np.bincount(rank[present], minlength=width + 1)
+    expected, m = _expected(base.strata, view.weights)
+    value = distance.total_variation(counts, expected)
+    p = _mix_p(counts, expected, n, m, base, view)
+    gap = counts / n - expected
+    top = int(np.abs(gap).argmax())
+    label = base.categories[top] if top < width else "other"
+    message = f"{label!r}: {expected[top]:.1%} → {counts[top] / n:.1%}" if value >= drift.tv_floor else ""
+    direction = ("more " if gap[top] > 0 else "fewer ") + repr(label) if message else ""
+    tests.append(_Test(
+        Signal(name=name, family="mix", statistic="tv", value=value, floor=drift.tv_floor, p=p, n=n, direction=direction, message=message),
+        value >= drift.tv_floor,
+    ))  # fmt: skip
+    if base.complete:
+        tests.append(_unseen(name, base, rank, coded, names, n, m))
+    return tests
+
+
+def _mix_p(counts: Array, expected: Array, n: int, m: float, base: sketch.Categorical, view: _View) -> float:
+    """Two-sample chi-squared over categories with enough rows, divided by the mean design effect, as an F-test."""
+    pooled = (counts + expected * m) / (n + m)
+    big = pooled * min(n, m) >= 5
+    observed, wanted = counts[big] / n, expected[big]
+    if not big.all():
+        observed, wanted = np.append(observed, counts[~big].sum() / n), np.append(wanted, expected[~big].sum())
+    centre = (observed * n + wanted * m) / (n + m)
+    keep = centre > 0
+    observed, wanted, centre = observed[keep], wanted[keep], centre[keep]
+    if len(observed) < 2:
+        return 1.0
+    scale = 1 / n + 1 / m
+    chi2 = float((((observed - wanted) ** 2) / (centre * scale)).sum())
+    per_day = base.days.sum(axis=1)
+    share = base.days / np.maximum(per_day[:, None], 1)
+    used = base.days.sum(axis=0) > 0
+    spread = view.days.between(share[:, used], per_day)
+    level = base.days[:, used].sum(axis=0) / max(base.days.sum(), 1)
+    noise = level * (1 - level) * scale
+    extra = float(spread.variance.sum() / max(noise.sum(), 1e-12)) if used.any() else 0.0
+    df = len(observed) - 1
+    freedom = days.satterthwaite(1.0, extra, float(spread.freedom.min()) if used.any() else math.inf)
+    return tails.f_sf(chi2 / (1 + extra) / df, df, freedom)
+
+
+def _missing(
+    ref: Profile, name: str, base: sketch.Numeric | sketch.Categorical, count: int, total: int, view: _View, drift: Drift, *, gone: bool
+) -> _Test:
+    if gone:
+        message = "the column is not in the predictions at all"
+        return _Test(Signal(name=name, family="missing", statistic="rate", value=1.0, floor=drift.missing_floor, p=0.0, n=total, direction="higher", message=message), True)
+    expected, m = _rate(base.missing_strata, ref.calendar.rows, view.weights)
+    value = count / total
+    p = _rate_p(count, total, expected, m, base.missing_days, ref.day_rows, view)
+    strong = value - expected >= drift.missing_floor
+    message = f"missing in {value:.1%} of rows, {expected:.1%} in the reference" if strong else ""
+    direction = "higher" if value > expected else "lower" if value < expected else ""
+    return _Test(
+        Signal(name=name, family="missing", statistic="rate", value=value, floor=drift.missing_floor, p=p, reference=expected, n=total, direction=direction, message=message),
+        strong,
+    )
+
+
+def _unseen(name: str, base: sketch.Categorical, rank: Array, coded: Array, names: list[str], n: int, m: float) -> _Test:
+    new = rank == len(base.categories)
+    count = int(new.sum())
+    floor = max(UNSEEN_FLOOR, 3 * base.novelty)
+    examples = ", ".join(repr(names[i])[:40] for i in np.unique(coded[new])[:3]) if count else ""
+    strong = count / n >= floor
+    return _Test(
+        Signal(
+            name=name, family="unseen", statistic="rate", value=count / n, floor=floor, p=tails.binomial_sf(count, n, min(1.0, base.novelty + 1 / m)),
+            reference=base.novelty, n=n, direction="higher" if count else "", message=f"{count} rows of categories never seen in training: {examples}" if strong else "",
+        ),
+        strong,
+    )  # fmt: skip
+
+
+def _tail(name: str, base: sketch.Numeric, values: Array, n: int, view: _View) -> _Test:
+    below, above = int((values < base.low).sum()), int((values > base.high).sum())
+    count = below + above
+    expected, m = _rate(base.tails_strata, base.strata.sum(axis=1), view.weights)
+    value = count / n
+    p = _rate_p(count, n, expected, m, base.tails_days, base.days.sum(axis=1), view)
+    strong = value - expected >= TAIL_FLOOR
+    message = f"{value:.2%} of values outside [{base.low:.4g}, {base.high:.4g}], {expected:.2%} in the reference" if strong else ""
+    return _Test(
+        Signal(
+            name=name, family="tail", statistic="rate", value=value, floor=TAIL_FLOOR, p=p, reference=expected, n=n,
+            direction=("above" if above >= below else "below") if strong else "", message=message,
+        ),
+        strong,
+    )  # fmt: skip
+
+
+def _rate_p(count: int, n: int, expected: float, m: float, by_day: Array, day_rows: Array, view: _View) -> float:
+    """One-sided p-value for a rate that rose: exact and conditional where counts are rare, and never less than what the
+    reference's own days allow."""
+    other = expected * m
+    if count <= n * expected:
+        return 1.0
+    if min(count, other) < 30:
+        p = tails.binomial_sf(count, round(count + other), n / (n + m))
+    else:
+        pooled = (count + other) / (n + m)
+        p = tails.normal_sf((count / n - expected) / math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m)))
+    spread = view.days.between((by_day / np.maximum(day_rows, 1))[:, None], day_rows)
+    extra = float(spread.variance[0])
+    if extra > 0:
+        centre = (count / n + expected) / 2
+        noise = max(centre * (1 - centre), 1e-9) * (1 / n + 1 / m)
+        freedom = days.satterthwaite(noise, extra, float(spread.freedom[0]))
+        p = max(p, tails.t_two_sided((count / n - expected) / math.sqrt(noise + extra), freedom) / 2)
+    return p
+
+
+def _dependence(ref: Profile, view: _View, codes: dict[str, Array], skip: set[str]) -> list[_Test]:
+    names = [n for n in ref.pair_names if n in codes and n not in skip and n != "score"]
+    if len(names) < 2 or not len(ref.pair_n):
+        return []
+    length = len(codes[names[0]])
+    chosen = reference.pair_sample(length)
+    scores = np.column_stack([reference.rank_scores(codes[n][chosen], ref.numeric[n]) for n in names])
+    current = days.correlation(*reference.moments(scores))[0]
+    picked = np.array([ref.pair_names.index(n) for n in names])
+    base = view.days.correlations(ref.pair_n, ref.pair_sums[:, picked], ref.pair_products[:, picked][:, :, picked])
+    upper = np.triu_indices(len(names), 1)
+    r, expected = current[upper], base.level[upper]
+    gap = r - expected
+    noise = 1.06 * (1 - expected**2) ** 2 * (1 / len(scores) + 1 / max(ref.pair_n.sum(), 1)) + 1e-12
+    extra = base.variance[upper]
+    extra = np.maximum(extra, np.median(extra[np.isfinite(extra)]) if np.isfinite(extra).any() else 0.0)
+    z = np.abs(gap) / np.sqrt(noise + extra)
+    tests = []
+    order = np.argsort(-np.where(np.isfinite(gap), np.abs(gap), -1))
+    usable = np.isfinite(gap)
+    for i in order:
+        if not usable[i]:
+            continue
+        freedom = days.satterthwaite(float(noise[i]), float(extra[i]), base.freedom)
+        # Small gaps cannot alarm; their p-values still count in the family, so they are kept but cheap.
+        p = tails.t_two_sided(float(z[i]), freedom) if abs(gap[i]) >= RHO_FLOOR else 1.0
+        name = f"{names[upper[0][i]]} × {names[upper[1][i]]}"
+        strong = abs(gap[i]) >= RHO_FLOOR
+        message = f"rank correlation {expected[i]:+.2f} → {r[i]:+.2f}" if strong else ""
+        tests.append(_Test(
+            Signal(
+                name=name, family="dependence", statistic="spearman", value=float(gap[i]), floor=RHO_FLOOR, p=p, reference=float(expected[i]),
+                n=len(scores), direction="higher" if gap[i] > 0 else "lower", message=message,
+            ),
+            strong,
+        ))  # fmt: skip
+    return tests
+
+
+def _judge(tests: list[_Test], rate: float) -> list[Signal]:
+    """Benjamini-Hochberg within each family, the rate shared out over the families that have something to say."""
+    families = {t.signal.family for t in tests if t.signal.p is not None}
+    result: list[Signal] = []
+    for family in FAMILIES:
+        members = [t for t in tests if t.signal.family == family]
+        spoken = [t for t in members if t.signal.p is not None and not math.isnan(t.signal.p)]
+        passed = multiplicity.benjamini_hochberg(np.array([t.signal.p for t in spoken]), rate / len(families)) if spoken else np.zeros(0, bool)
+        judged = [_with(t.signal, bool(t.strong and ok)) for t, ok in zip(spoken, passed, strict=True)]
+        if family == "dependence":
+            judged = judged[: max(SHOWN_PAIRS, 0)] if any(s.alarm for s in judged) else judged[:1]
+        result += judged + [t.signal for t in members if t.signal.p is None or math.isnan(t.signal.p)]
+    return sorted(result, key=lambda s: (not s.alarm, FAMILIES.index(s.family)))
+
+
+def _with(signal: Signal, alarm: bool) -> Signal:
+    return msgspec.structs.replace(signal, alarm=alarm, message=signal.message if alarm else "")
+
+
+def _expected(strata: Array, weights: Array) -> tuple[Array, float]:
+    """The reference's bin shares under the window's calendar, and the rows that carries."""
+    rows = strata.sum(axis=1)
+    used = (rows > 0) & (weights > 0)
+    w = weights[used] / max(weights[used].sum(), 1e-300)
+    if not used.any():
+        total = strata.sum(axis=0)
+        return total / max(total.sum(), 1), float(max(rows.sum(), 1))
+    return (w / rows[used]) @ strata[used], float(1 / (w**2 / rows[used]).sum())
+
+
+def _rate(hits: Array, rows: Array, weights: Array) -> tuple[float, float]:
+    shares, m = _expected(np.column_stack([hits, rows - hits]), weights)
+    return float(shares[0]), m
+
+
+def _floats(column: pa.ChunkedArray | None, name: str, rows: int) -> Array:
+    if column is None:
+        return np.full(rows, np.nan)
+    if reference.is_categorical(column.type):
+        # The type changed under us: what still reads as a number is one, the rest is missing, and missing alarms.
+        return np.array([_number(v) for v in column.to_pylist()], np.float64)
+    return reference.floats(column, name)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _move(base: sketch.Numeric, values: Array, gap: Array, value: float) -> tuple[str, str]:
+    """Where it went: F of the window below the reference's means higher values."""
+    up, down = float(-gap.min()), float(gap.max())
+    direction = "higher" if down < value / 3 else "lower" if up < value / 3 else "reshaped"
+    now = float(np.nanmedian(values))
+    return direction, f"median {base.quantiles[2]:.4g} → {now:.4g} (KS {value:.3f})"
+
+
+def _silent(name: str, family: str, statistic: str, n: int, minimum: int) -> _Test:
+    return _Test(Signal(name=name, family=family, statistic=statistic, value=None, n=n, message=f"{n} values, {minimum} are needed"), False)
+
+
+def _family(ref: Profile, name: str, score: str) -> str:
+    return "prediction" if name == score else "shape" if name in ref.numeric else "mix"
+
+
+def _statistic(ref: Profile, name: str) -> str:
+    return "ks" if name in ref.numeric else "tv"

@@ -1,0 +1,225 @@
+"""The label store: the truth by prediction id, appended by any process, the latest word winning.
+
+Segment files ``<ordinal of the first record>.labels`` hold frames of little-endian u32 length, u32 CRC-32 and a MessagePack
+list [ids, values, instants, sequences, sources]. A frame is acknowledged after fsync; a torn last frame was never
+acknowledged and is cut off by the next writer. Writers take turns by a file lock; readers need none.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from holdfast.core import durable
+from holdfast.core.errors import BadInput, Damaged
+from holdfast.core.records import LabelRecord
+
+_HEAD = struct.Struct("<II")
+_SUFFIX = ".labels"
+_SEGMENT_BYTES = 16 << 20
+_FRAME_BYTES = 64 << 20
+
+
+@dataclass
+class _Columns:
+    """Decoded frames of one segment, and how far it was read."""
+
+    ids: list[str]
+    values: list[Any]
+    at: list[int]
+    sequence: list[int]
+    upto: int = 0
+
+
+class LabelStore:
+    """Labels of one service under ``folder``; made on the first append. Thread and process safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._read: dict[str, _Columns] = {}
+        self._mutex = threading.Lock()
+
+    def append(self, records: Sequence[LabelRecord]) -> int:
+        """Add labels durably; returns how many. A record without a sequence gets its ordinal in the store, so that of
+        labels with the same instant the one that came last wins. Adding the same label again changes nothing.
+
+        Raises:
+            BadInput: an id is empty or too long, or a value is not a number, text or boolean.
+            OSError: the disk refused; nothing was added.
+        """
+        if not records:
+            return 0
+        for record in records:
+            _check(record)
+        with self._mutex, self._turn():
+            path, size, ordinal = self._end()
+            frame = msgspec.msgpack.encode([
+                [r.prediction_id for r in records],
+                [r.value for r in records],
+                [r.at for r in records],
+                [r.sequence or ordinal + i + 1 for i, r in enumerate(records)],
+                [r.source for r in records],
+            ])  # fmt: skip
+            if len(frame) > _FRAME_BYTES:
+                raise BadInput(f"{len(records)} labels at once are too many", hint="append them in parts of 100,000")
+            if size >= _SEGMENT_BYTES:
+                path, size = self.folder / f"{ordinal:020d}{_SUFFIX}", 0
+            self._write(path, size, _HEAD.pack(len(frame), zlib.crc32(frame)) + frame)
+        return len(records)
+
+    def read(self, since: int | None = None) -> pa.Table:
+        """The latest label of every prediction: columns prediction_id, value, at, sequence; in order of ``at``.
+
+        ``value`` is float64 where all values are numbers or booleans, text otherwise. ``since`` keeps labels with
+        at >= since. Frames read once are kept, so reading again costs only what is new.
+
+        Raises:
+            Damaged: acknowledged bytes are not what was written.
+        """
+        with self._mutex:
+            parts = self._refresh()
+            ids = [i for p in parts for i in p.ids]
+            values = [v for p in parts for v in p.values]
+            at = np.array([a for p in parts for a in p.at], np.int64)
+            sequence = np.array([s for p in parts for s in p.sequence], np.int64)
+        numbers = all(not isinstance(v, str) for v in values)
+        array = pa.array([float(v) for v in values], pa.float64()) if numbers else pa.array([_text(v) for v in values], pa.string())
+        table = pa.table({"prediction_id": pa.array(ids, pa.string()), "value": array, "at": at, "sequence": sequence})
+        table = table.take(pa.array(_latest(table["prediction_id"], at, sequence)))
+        if since is not None:
+            import pyarrow.compute as pc
+
+            table = table.filter(pc.greater_equal(table["at"], since))
+        return table
+
+    def count(self) -> dict[str, int]:
+        """How many labels were added (``added``), and of how many predictions (``predictions``)."""
+        with self._mutex:
+            parts = self._refresh()
+            return {"added": sum(len(p.ids) for p in parts), "predictions": len({i for p in parts for i in p.ids})}
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            durable.sync_folder(self.folder.parent)
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _end(self) -> tuple[Path, int, int]:
+        """The segment to write to, its acknowledged length, and how many records the store holds."""
+        self._refresh()
+        segments = self._segments()
+        if not segments:
+            return self.folder / f"{0:020d}{_SUFFIX}", 0, 0
+        last = segments[-1]
+        known = self._read[last.name]
+        return last, known.upto, int(last.stem) + len(known.ids)
+
+    def _write(self, path: Path, size: int, data: bytes) -> None:
+        fresh = not path.exists()
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.ftruncate(descriptor, size)
+            try:
+                done = 0
+                while done < len(data):
+                    done += os.pwrite(descriptor, data[done:], size + done)
+                durable.sync(descriptor)
+            except BaseException:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+        if fresh:
+            durable.sync_folder(self.folder)
+
+    def _segments(self) -> list[Path]:
+        return sorted(self.folder.glob(f"*{_SUFFIX}")) if self.folder.is_dir() else []
+
+    def _refresh(self) -> list[_Columns]:
+        segments = self._segments()
+        for i, path in enumerate(segments):
+            known = self._read.setdefault(path.name, _Columns([], [], [], []))
+            if i == len(segments) - 1 or not known.upto or path.stat().st_size > known.upto:
+                self._scan(path, known, last=i == len(segments) - 1)
+        return [self._read[p.name] for p in segments]
+
+    def _scan(self, path: Path, known: _Columns, *, last: bool) -> None:
+        with path.open("rb") as f:
+            f.seek(known.upto)
+            data = f.read()
+        at = 0
+        while at + _HEAD.size <= len(data):
+            length, crc = _HEAD.unpack_from(data, at)
+            frame = data[at + _HEAD.size : at + _HEAD.size + length]
+            if len(frame) < length or zlib.crc32(frame) != crc:
+                break
+            ids, values, instants, sequences, _ = msgspec.msgpack.decode(frame)
+            known.ids += ids
+            known.values += values
+            known.at += instants
+            known.sequence += sequences
+            at += _HEAD.size + length
+        known.upto += at
+        rest = len(data) - at
+        # A torn end is normal only where the next frame would begin; whole frames behind it mean lost bytes.
+        if rest and (not last or _frame_follows(data, at)):
+            raise Damaged(f"labels are damaged: {path.name} at byte {known.upto}", hint="restore the file from a backup, or remove it to go on without these labels")
+
+
+def _frame_follows(data: bytes, at: int) -> bool:
+    """True if a whole, valid frame lies right behind a broken one whose length still reads right."""
+    if at + _HEAD.size > len(data):
+        return False
+    length, _ = _HEAD.unpack_from(data, at)
+    after = at + _HEAD.size + length
+    if after + _HEAD.size > len(data):
+        return False
+    size, crc = _HEAD.unpack_from(data, after)
+    frame = data[after + _HEAD.size : after + _HEAD.size + size]
+    return len(frame) == size and size > 0 and zlib.crc32(frame) == crc
+
+
+def _check(record: LabelRecord) -> None:
+    if not record.prediction_id or len(record.prediction_id) > 256:
+        raise BadInput(f"a label needs the id of its prediction, not {record.prediction_id[:40]!r}", hint="take `id` from the answer of /predict")
+    value = record.value
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and value != value):
+        raise BadInput(f"the label of {record.prediction_id} is {value!r}", hint="a label is a number, a text or a boolean; leave unknown labels out")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
+        raise BadInput(f"the label of {record.prediction_id} is too large a number", hint="send class names as text")
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _latest(ids: pa.ChunkedArray, at: Any, sequence: Any) -> Any:
+    """Indices of the greatest (at, sequence) per id, in order of (at, sequence)."""
+    if not len(ids):
+        return np.zeros(0, np.int64)
+    codes = ids.combine_chunks().dictionary_encode()
+    if isinstance(codes, pa.ChunkedArray):
+        codes = codes.unify_dictionaries().combine_chunks()
+    code = np.asarray(codes.indices.to_numpy(zero_copy_only=False), np.int64)
+    order = np.lexsort((sequence, at))
+    newest = np.zeros(int(code.max()) + 1, np.int64)
+    newest[code[order]] = np.arange(len(order))
+    return order[np.sort(newest)]
