@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from holdfast.backends.sql_database import Database
+from holdfast.backends.runs_shared import SharedTables
 from holdfast.core.errors import Conflict
 from holdfast.core.tracking import Artifact
 
 
-class ArtifactTables:
+class ArtifactTables(SharedTables):
     """The part of the run store that knows which bytes lie under which artifact path."""
-
-    _db: Database
 
     def put_artifact(self, path: str, *, sha256: str, size: int, at: int) -> None:
         with self._db.transaction():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.backends.runs_search import EXPERIMENTS
-from holdfast.backends.sql_database import Database
+from holdfast.backends.runs_shared import SharedTables
 from holdfast.core.errors import Conflict, NotFound
 from holdfast.core.tracking import Clause, Experiment, Order, View
 
@@ -14,23 +14,8 @@ VIEWS = {"active": " AND r.deleted IS NULL", "deleted": " AND r.deleted IS NOT N
 _EXPERIMENT = "SELECT r.id, r.name, r.artifact_uri, r.deleted, r.created, r.updated FROM experiments r"
 
 
-class ExperimentTables:
+class ExperimentTables(SharedTables):
     """The part of the run store that keeps experiments."""
-
-    _db: Database
-
-    def _page(self, *args: Any, **kwargs: Any) -> tuple[list[Any], str | None]:
-        raise NotImplementedError
-
-    def _write_tags(self, table: str, column: str, owner: int | str, tags: Mapping[str, str | None]) -> None:
-        raise NotImplementedError
-
-    def _grouped(self, table: str, column: str, owners: Sequence[Any]) -> dict[Any, dict[str, str]]:
-        raise NotImplementedError
-
-    @property
-    def _for_update(self) -> str:
-        return " FOR UPDATE" if self._db.dialect == "postgresql" else ""
 
     def create_experiment(
         self,

@@ -1,5 +1,4 @@
-"""Logged models (what an MLflow 3 client makes before registering) in the run store's tables, and the writing of
-params, tags and grouped reads that runs and models share."""
+"""Logged models (what an MLflow 3 client makes before registering) in the run store's tables."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.backends.runs_search import MODELS
-from holdfast.backends.sql_database import Database
+from holdfast.backends.runs_shared import SharedTables
 from holdfast.core.errors import BadInput, NotFound
 from holdfast.core.tracking import Clause, LoggedModel, Metric, ModelStatus, Order
 
@@ -19,13 +18,8 @@ _MODEL = (
 )
 
 
-class ModelTables:
+class ModelTables(SharedTables):
     """The part of the run store that keeps logged models."""
-
-    _db: Database
-
-    def _page(self, *args: Any, **kwargs: Any) -> tuple[list[Any], str | None]:
-        raise NotImplementedError
 
     def create_model(
         self,
@@ -188,40 +182,3 @@ class ModelTables:
             )
             for r in rows
         ]
-
-    def _write_params(self, table: str, column: str, owner: int | str, params: Mapping[str, str], shown: str) -> None:
-        if not params:
-            return
-        known = dict(
-            self._db.select_in(
-                f"SELECT key, value FROM {table} WHERE {column} = ? AND key IN ({{in}})", sorted(params), [owner]
-            )
-        )
-        changed = [(k, known[k], v) for k, v in params.items() if k in known and known[k] != v]
-        if changed:
-            key, old, new = changed[0]
-            raise BadInput(
-                f"Changing param values is not allowed. Param with key='{key}' was already logged with value='{old}' "
-                f"for run ID='{shown}'. "
-                f"Attempted logging new value '{new}'."
-            )
-        rows = [(owner, k, v) for k, v in params.items() if k not in known]
-        self._db.executemany(f"INSERT INTO {table} ({column}, key, value) VALUES (?, ?, ?)", rows)
-
-    def _write_tags(self, table: str, column: str, owner: int | str, tags: Mapping[str, str | None]) -> None:
-        upsert = (
-            f"INSERT INTO {table} ({column}, key, value) VALUES (?, ?, ?) ON CONFLICT ({column}, key) DO UPDATE SET "
-            f"value = excluded.value"
-        )
-        self._db.executemany(upsert, [(owner, k, v) for k, v in tags.items() if v is not None])
-        self._db.executemany(
-            f"DELETE FROM {table} WHERE {column} = ? AND key = ?", [(owner, k) for k, v in tags.items() if v is None]
-        )
-
-    def _grouped(self, table: str, column: str, owners: Sequence[Any]) -> dict[Any, dict[str, str]]:
-        found: dict[Any, dict[str, str]] = {}
-        for owner, key, value in self._db.select_in(
-            f"SELECT {column}, key, value FROM {table} WHERE {column} IN ({{in}}) ORDER BY {column}, key", owners
-        ):
-            found.setdefault(owner, {})[key] = value
-        return found

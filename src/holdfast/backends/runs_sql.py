@@ -16,7 +16,7 @@ from holdfast.backends.runs_artifacts import ArtifactTables
 from holdfast.backends.runs_experiments import VIEWS, ExperimentTables, experiment_number, no_experiment
 from holdfast.backends.runs_models import ModelTables
 from holdfast.backends.runs_schema import upgrade
-from holdfast.backends.runs_search import RUNS, Sort, fingerprint, read_token, where, write_token
+from holdfast.backends.runs_search import RUNS, fingerprint, read_token, write_token
 from holdfast.backends.sql_database import Database
 from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.core.tracking import (
@@ -320,45 +320,6 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
             for r in rows
         ]
 
-    # --- shared ---
-
-    def _page(
-        self,
-        source: str,
-        number: str,
-        table: Any,
-        clauses: Sequence[Clause],
-        orders: Sequence[Order],
-        ties: Sequence[tuple[str, bool]],
-        view: str,
-        experiments: Sequence[int],
-        limit: int,
-        token: str | None,
-        datasets: Sequence[tuple[str, str | None]] = (),
-    ) -> tuple[list[Any], str | None]:
-        """The keys of one page of rows in order, and the token of the next."""
-        sort = Sort(table, orders, ties)
-        query = fingerprint(source, list(clauses), list(orders), view, list(experiments), list(datasets))
-        condition, values = where(table, clauses, self._db.dialect, datasets=datasets)
-        if experiments:
-            column = (
-                f"r.experiment IN ({','.join(str(int(e)) for e in experiments)})"
-                if len(experiments) > 1
-                else "r.experiment = ?"
-            )
-            condition = f" AND {column}{condition}"
-            values = ([experiments[0]] if len(experiments) == 1 else []) + values
-        if token:
-            more, more_values = sort.after(read_token(token, query, len(sort.parts)))
-            condition, values = condition + more, values + more_values
-        rows = self._db.execute(
-            f"SELECT {number}, {sort.columns} FROM {source}{sort.joins} WHERE 1 = 1{view}{condition} ORDER BY "
-            f"{sort.order_by} LIMIT ?",
-            [*sort.join_values, *values, limit + 1],
-        ).fetchall()
-        following = write_token(query, rows[limit - 1][1:]) if len(rows) > limit else None
-        return [r[0] for r in rows[:limit]], following
-
     def _run_number(self, run_id: str, *, active: bool) -> int:
         """A run's number, its row locked to the end of the transaction."""
         row = self._db.execute(
@@ -372,10 +333,6 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
                 hint="restore the run first",
             )
         return int(row[0])
-
-    @property
-    def _for_share(self) -> str:
-        return " FOR SHARE" if self._db.dialect == "postgresql" else ""
 
 
 _RUN = (
