@@ -1,0 +1,159 @@
+"""A replica as a process: the workspace's ports handed to ``serving.replica``. Started by ``holdfast serve``.
+
+Needs the release file, the object store and, where the service has features, the online store; neither the ledger nor
+the control plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from holdfast.core.records import Arm, LabelRecord, Release
+from holdfast.server.access import Access, Role, Token
+from holdfast.serving import release_file
+from holdfast.serving.journal import Journal
+from holdfast.serving.model import Loaded
+from holdfast.serving.predict import Options
+from holdfast.serving.replica import Replica, stamp_of
+from holdfast.serving.wire import Request, Response, from_error
+from holdfast.workspace import Workspace
+
+
+class ReplicaConfig(msgspec.Struct, kw_only=True):
+    """What a replica process is told, as JSON in its only argument. ``listen`` is ``fd:N`` or ``unix:PATH``."""
+
+    project: str
+    service: str
+    environment: str
+    name: str
+    listen: str
+    lifeline: int | None = None
+    replay: bool = False
+    log: Literal["durable", "buffered"] = "durable"
+    deadline: float = 30.0
+    max_rows: int = 100_000
+    tokens: list[Token] = []
+    hosts: list[str] = []
+    bind: str = "127.0.0.1"
+    guarded: bool = True
+
+
+def role_of(method: str, path: str) -> Role | None:
+    """The role a data plane route needs; liveness needs none."""
+    if path.startswith(("/health/", "/v2/health/")):
+        return None
+    if path == "/labels":
+        return "write"
+    if path in ("/metrics", "/release", "/openapi.json"):
+        return "read"
+    return "predict"
+
+
+def guard(access: Access) -> Callable[[Request], Response | None]:
+    """``access`` as a listener's guard."""
+
+    def check(request: Request) -> Response | None:
+        problem = access.check(request.headers, role=role_of(request.method, request.path))
+        if problem is None:
+            return None
+        answer = from_error(problem)
+        return answer._replace(headers=((b"www-authenticate", b"Bearer"),)) if problem.status == 401 else answer
+
+    return check
+
+
+def loader(workspace: Workspace) -> Callable[[Arm], Loaded]:
+    """Fetch a version from the object store by content, verify, unpack, load."""
+
+    def load(arm: Arm) -> Loaded:
+        from holdfast import formats
+        from holdfast.registry import package as packages
+
+        package = packages.load(workspace.objects, arm.content)
+        folder = packages.unpack(workspace.objects, package, workspace.path("packages", arm.content))
+        predictor = formats.load(folder, package, threads=1)
+        lookup = None
+        if package.plan is not None:
+            from holdfast.features.lookup import Lookup
+
+            lookup = Lookup(package.plan, workspace.online)
+        golden: list[dict[str, Any]] = []
+        if package.golden_file is not None and package.golden_file.endswith(".json"):
+            kept = msgspec.json.decode((folder / package.golden_file).read_bytes())
+            golden = kept["rows"] if isinstance(kept, dict) else kept
+        return Loaded(
+            version=arm.version, content=arm.content, package=package, predictor=predictor, lookup=lookup, golden=golden
+        )
+
+    return load
+
+
+def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
+    """A replica over a workspace's ports."""
+    key = workspace.secret("release")
+    releases = workspace.path("releases", ".")
+
+    def read() -> Release | None:
+        return release_file.read(releases, config.service, config.environment, key)
+
+    def keep_labels(records: list[LabelRecord]) -> None:
+        from holdfast.monitoring.labels import LabelStore
+
+        LabelStore(workspace.path("labels", config.service)).append(records)
+
+    access = Access(tokens=config.tokens, hosts=config.hosts, bind=config.bind)
+    return Replica(
+        service=config.service,
+        environment=config.environment,
+        name=config.name,
+        release=read,
+        stamp=stamp_of(release_file.path(releases, config.service, config.environment)),
+        load=loader(workspace),
+        journal=Journal(workspace.path("predictions", config.service), mode=config.log, replica=config.name),
+        now=workspace.clock.now,
+        labels=keep_labels,
+        guard=guard(access) if config.guarded else None,
+        options=Options(replay=config.replay, deadline=config.deadline, max_rows=config.max_rows),
+    )
+
+
+async def serve(config: ReplicaConfig) -> None:
+    """Run one replica until it is told to stop."""
+    with Workspace.open(Path(config.project)) as workspace:
+        replica = build(workspace, config)
+        kind, _, where = config.listen.partition(":")
+        place: socket.socket | Path
+        if kind == "fd":
+            place = socket.socket(fileno=int(where))
+            place.setblocking(False)
+        else:
+            place = Path(where)
+        await replica.run(place, lifeline=config.lifeline)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """``python -m holdfast.server.dataplane JSON``."""
+    arguments = sys.argv[1:] if argv is None else argv
+    logging.basicConfig(
+        level=os.environ.get("HOLDFAST_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    config = msgspec.json.decode(arguments[0], type=ReplicaConfig)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serve(config))
+    else:
+        uvloop.run(serve(config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Requests to predictions: routing, replicas, the fleet, the prediction log, rollout steps."""

@@ -1,0 +1,86 @@
+"""What a replica counts, for Prometheus. Label children are looked up once, not per request."""
+
+from __future__ import annotations
+
+import re
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_SAMPLE = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (.*)$")
+
+
+class Metrics:
+    """The metrics of one replica."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.requests = Counter(
+            "holdfast_requests", "Requests by route and status", ["route", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "holdfast_request_seconds",
+            "Time from a whole request to its answer",
+            ["route"],
+            buckets=_BUCKETS,
+            registry=registry,
+        )
+        self.predictions = Counter("holdfast_predictions", "Answered rows", ["version", "arm"], registry=registry)
+        self.failures = Counter(
+            "holdfast_model_failures", "Rows a version failed on", ["version", "arm", "code"], registry=registry
+        )
+        self.refused = Counter("holdfast_refused", "Refused requests by code", ["code"], registry=registry)
+        self.batch = Histogram(
+            "holdfast_batch_rows",
+            "Rows per model call",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 1024),
+            registry=registry,
+        )
+        self.shadow_dropped = Counter(
+            "holdfast_shadow_dropped", "Rows not copied to the shadow: its queue was full", registry=registry
+        )
+        self.unlogged = Counter("holdfast_unlogged", "Rows answered with logged: false", registry=registry)
+        self.log_lost = Gauge("holdfast_log_lost_rows", "Rows the prediction log gave up", registry=registry)
+        self.log_healthy = Gauge("holdfast_log_healthy", "1 while the prediction log can be written", registry=registry)
+        self.log_pending = Gauge("holdfast_log_pending_rows", "Rows waiting for the log writer", registry=registry)
+        self.pending = Gauge("holdfast_pending_requests", "Requests being answered", registry=registry)
+        self.weight = Gauge(
+            "holdfast_release_weight", "Percent of traffic by version and arm", ["version", "arm"], registry=registry
+        )
+        self.sequence = Gauge("holdfast_release_sequence", "Sequence of the release in force", registry=registry)
+        self.ready = Gauge("holdfast_ready", "1 while the replica can answer", registry=registry)
+        self.load_failures = Counter(
+            "holdfast_version_load_failures", "Versions that could not be loaded", ["version"], registry=registry
+        )
+        self.range_notices = Counter(
+            "holdfast_out_of_range", "Input values beyond the range seen in training", ["field"], registry=registry
+        )
+        self.labels = Counter("holdfast_labels", "Labels taken in", registry=registry)
+        ProcessCollector(registry=self.registry)
+
+    def render(self) -> bytes:
+        return bytes(generate_latest(self.registry))
+
+
+def merge(parts: dict[str, bytes]) -> bytes:
+    """Several replicas' texts as one, each sample with its ``replica`` label, each family described once."""
+    heads: dict[bytes, list[bytes]] = {}
+    samples: dict[bytes, list[bytes]] = {}
+    for replica, text in parts.items():
+        label = b'replica="' + replica.encode() + b'"'
+        family = b""
+        for line in text.splitlines():
+            if line.startswith(b"# "):
+                words = line.split(b" ", 3)
+                family = words[2]
+                known = heads.setdefault(family, [])
+                if line not in known and len(known) < 2:
+                    known.append(line)
+                continue
+            match = _SAMPLE.match(line)
+            if match is None:
+                continue
+            labels = label if not match[2] else label + b"," + match[2]
+            samples.setdefault(family, []).append(match[1] + b"{" + labels + b"} " + match[3])
+    return b"".join(b"\n".join([*heads[f], *samples.get(f, [])]) + b"\n" for f in heads)

@@ -1,0 +1,435 @@
+"""One path of a request, read from top to bottom: decode → validate → route → features → model → log → encode.
+
+Nothing here touches the ledger's database. Cheap models answer on the event loop; everything else goes through the
+version's batcher. A challenger that fails costs its caller nothing: the champion answers, the failure is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from holdfast.core.errors import BadInput, HoldfastError, Refused, Unavailable
+from holdfast.core.identity import new_id, to_us
+from holdfast.core.records import FieldSpec, Release
+from holdfast.serving import route
+from holdfast.serving.batching import Batcher, Job
+from holdfast.serving.journal import Journal
+from holdfast.serving.metrics import Metrics
+from holdfast.serving.model import Loaded, ModelFailed
+from holdfast.serving.schema import Schema
+from holdfast.serving.segments import Batch, Layout
+from holdfast.serving.wire import Request, Response
+
+ArmName = Literal["champion", "challenger", "shadow"]
+_ID_CHARACTERS = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.")
+_encode = msgspec.json.Encoder().encode
+
+
+class Answer(msgspec.Struct, gc=False):
+    """One row's answer, as callers get it."""
+
+    id: str
+    output: Any
+    score: float | list[float] | None
+    version: int
+    arm: str
+    logged: bool
+
+
+class Answers(msgspec.Struct, gc=False):
+    predictions: list[Answer]
+
+
+class Side:
+    """One arm of the release in force. ``model`` is None where its version could not be loaded (``broken`` says why).
+    ``layout`` names the columns of its log rows, ``bare`` those of rows it failed on, which have inputs only."""
+
+    def __init__(
+        self, arm: ArmName, version: int, model: Loaded | None, batcher: Batcher | None, *, broken: str = ""
+    ) -> None:
+        self.arm = arm
+        self.version = version
+        self.model = model
+        self.batcher = batcher
+        self.broken = broken
+        self.layout: Layout | None = None
+        self.bare: Layout | None = None
+
+
+class State:
+    """The release in force, its arms loaded, and the schema their callers are held to."""
+
+    def __init__(
+        self,
+        release: Release,
+        champion: Side,
+        challenger: Side | None,
+        shadow: Side | None,
+        *,
+        replica: str,
+        max_rows: int,
+    ) -> None:
+        assert champion.model is not None
+        self.release = release
+        self.champion = champion
+        self.challenger = challenger
+        self.shadow = shadow
+        self.split = challenger is not None and release.challenger is not None and release.challenger.weight > 0
+        sides = [s for s in (champion, challenger, shadow) if s is not None]
+        optional = [f for s in sides[1:] if s.model is not None for f in s.model.package.request]
+        request = champion.model.package.request
+        self.schema = Schema(request, optional=optional, max_rows=max_rows)
+        self.keys = [self.schema.names.index(k) for k in champion.model.keys]
+        self.ranges = [
+            (i, f.name, f.low, f.high) for i, f in enumerate(champion.model.package.inputs)
+            if f.low is not None and f.high is not None and not f.strict
+        ]  # fmt: skip
+        inputs = [(f.name, f.dtype) for f in self.schema.fields]
+        for side in sides:
+            package = side.model.package if side.model is not None else champion.model.package
+            features = [f.name for f in package.inputs]
+            side.layout = Layout(
+                service=release.service,
+                environment=release.environment,
+                version=side.version,
+                replica=replica,
+                inputs=[(n, str(t)) for n, t in inputs],
+                features=features,
+                same=package.plan is None
+                and set(self.schema.names) <= set(features)
+                and not _has_time(self.schema.fields),
+            )
+            side.bare = msgspec.structs.replace(side.layout, same=False)
+
+
+def _has_time(fields: Sequence[FieldSpec]) -> bool:
+    return any(f.dtype in ("timestamp", "string") for f in fields)
+
+
+class Options(NamedTuple):
+    """How a replica answers. Times in seconds."""
+
+    replay: bool = False
+    deadline: float = 30.0
+    challenger_deadline: float = 2.0
+    max_rows: int = 100_000
+    max_pending: int = 1024
+
+
+class Call(NamedTuple):
+    """A request after decoding: what every arm needs."""
+
+    state: State
+    rows: list[tuple[Any, ...]]
+    ids: list[str]
+    keys: list[str]
+    at: list[int]
+    received: int
+    begun: int
+    force: str
+    retry: bool
+
+
+class Predictions:
+    """Answers requests with the release in force. ``state`` is replaced whole when a release comes in."""
+
+    def __init__(
+        self, *, journal: Journal, metrics: Metrics, now: Callable[[], int], options: Options | None = None
+    ) -> None:
+        self.state: State | None = None
+        self.journal = journal
+        self.metrics = metrics
+        self.now = now
+        self.options = options or Options()
+        self.pending = 0
+        self._counts: dict[tuple[int, str], Any] = {}
+
+    # --- the path ---------------------------------------------------------------------------------------------------
+
+    def predict(self, request: Request) -> Response | Awaitable[Response]:
+        """``POST /predict``."""
+        answers = self.answer(request, lambda state: state.schema.decode(request.body))
+        if isinstance(answers, list):
+            return Response(200, _encode(Answers(answers)))
+        return self._respond(answers)
+
+    async def _respond(self, answers: Awaitable[list[Answer]]) -> Response:
+        return Response(200, _encode(Answers(await answers)))
+
+    def answer(
+        self, request: Request, decode: Callable[[State], tuple[list[tuple[Any, ...]], Any]]
+    ) -> list[Answer] | Awaitable[list[Answer]]:
+        """Answers for the rows that ``decode`` finds, at once where that is cheap. Other protocols come in here."""
+        state = self.state
+        if state is None:
+            raise Unavailable(
+                "no release is in force", hint="deploy a version: `holdfast deploy MODEL@VERSION`", number="HF501"
+            )
+        begun = time.perf_counter_ns()
+        rows, when = decode(state)
+        call = self._call(state, request, rows, when, begun)
+        model = state.champion.model
+        if not state.split and self.journal.mode == "buffered" and model is not None and model.inline(len(rows)):
+            try:
+                matrix, scores = model.evaluate(rows, state.schema.names, call.at)
+            except ModelFailed as problem:
+                self._count_failure(state.champion, len(rows), problem)
+                raise
+            return self._finish(call, state.champion, range(len(rows)), matrix, scores, whole=True)[0]
+        if self.pending >= self.options.max_pending:
+            raise Unavailable("the queue is full", hint="try again in a moment, or add replicas", number="HF513")
+        return self._split(call)
+
+    async def _split(self, call: Call) -> list[Answer]:
+        """Each row by its arm: batchers, deadlines, the champion for whatever a challenger fails."""
+        state = call.state
+        self.pending += 1
+        try:
+            champion, challenger = self._assign(call)
+            failed: list[int] = []
+            answers: list[Answer | None] = [None] * len(call.rows)
+            promises: list[tuple[Sequence[int], Any]] = []
+            if challenger:
+                assert state.challenger is not None
+                try:
+                    matrix, scores = await self._evaluate(
+                        state.challenger, call, challenger, self.options.challenger_deadline
+                    )
+                except HoldfastError as problem:
+                    failed = challenger
+                    self._failed(call, state.challenger, challenger, problem)
+                else:
+                    self._place(answers, promises, call, state.challenger, challenger, matrix, scores)
+            mine = sorted(champion + failed)
+            if mine:
+                try:
+                    matrix, scores = await self._evaluate(state.champion, call, mine, self.options.deadline)
+                except ModelFailed as problem:
+                    self._count_failure(state.champion, len(mine), problem)
+                    if problem.number in ("HF921", "HF922"):
+                        raise Unavailable(
+                            problem.message, hint="try again in a moment", number=problem.number
+                        ) from None
+                    raise
+                self._place(answers, promises, call, state.champion, mine, matrix, scores)
+            for indices, promise in promises:
+                if not await promise:
+                    self.metrics.unlogged.inc(len(indices))
+                    for i in indices:
+                        answer = answers[i]
+                        assert answer is not None
+                        answer.logged = False
+            return [a for a in answers if a is not None]
+        finally:
+            self.pending -= 1
+
+    # --- the parts --------------------------------------------------------------------------------------------------
+
+    def _call(self, state: State, request: Request, rows: list[tuple[Any, ...]], when: Any, begun: int) -> Call:
+        headers = request.headers
+        received = self.now()
+        n = len(rows)
+        base = _prediction_id(headers.get(b"x-holdfast-prediction-id"))
+        ids = [base] if n == 1 else [f"{base}-{i}" for i in range(n)]
+        given = headers.get(b"x-holdfast-key")
+        if given is not None:
+            keys = [given.decode("utf-8", "replace")] * n
+        elif len(state.keys) == 1:
+            k = state.keys[0]
+            keys = [str(r[k]) for r in rows]
+        elif state.keys:
+            keys = ["|".join(str(r[k]) for k in state.keys) for r in rows]
+        else:
+            keys = ids
+        force = headers.get(b"x-holdfast-arm", b"").decode("ascii", "replace")
+        if force not in ("", "champion", "challenger"):
+            raise BadInput(
+                f"unknown arm {force!r} in X-Holdfast-Arm", hint="use champion or challenger", number="HF106"
+            )
+        at = [received] * n if when is None else self._times(when, n)
+        return Call(state, rows, ids, keys, at, received, begun, force, b"x-holdfast-retry" in headers)
+
+    def _times(self, when: Any, n: int) -> list[int]:
+        if not self.options.replay:
+            raise Refused(
+                "request_time is given, but this service is not in replay mode",
+                hint="leave it out, or start with --replay",
+                number="HF450",
+            )
+        if isinstance(when, list):
+            if len(when) != n:
+                raise BadInput(
+                    f"{len(when)} request times for {n} rows", hint="send one, or one per row", number="HF105"
+                )
+            return [to_us(w) for w in when]
+        return [to_us(when)] * n
+
+    def _assign(self, call: Call) -> tuple[list[int], list[int]]:
+        state, everyone = call.state, list(range(len(call.rows)))
+        if state.challenger is None or (not state.split and call.force != "challenger"):
+            if call.force == "challenger":
+                raise BadInput("there is no challenger in this release", hint="see GET /release", number="HF106")
+            return everyone, []
+        if call.force:
+            return (everyone, []) if call.force == "champion" else ([], everyone)
+        chosen = [route.choose(state.release, k).arm == "challenger" for k in call.keys]
+        challenger = [i for i in everyone if chosen[i]]
+        if call.retry and challenger:
+            # The replica that had this request died on it: the challenger is not given a second one to kill.
+            self._failed(call, state.challenger, challenger, ModelFailed("the replica died on it", number="HF923"))
+            return everyone, []
+        return [i for i in everyone if not chosen[i]], challenger
+
+    async def _evaluate(self, side: Side, call: Call, indices: list[int], timeout: float) -> tuple[Any, Any]:
+        if side.model is None or side.batcher is None:
+            raise ModelFailed(f"version {side.version} could not be loaded: {side.broken}", number="HF924")
+        whole = len(indices) == len(call.rows)
+        rows = call.rows if whole else [call.rows[i] for i in indices]
+        at = call.at if whole else [call.at[i] for i in indices]
+        if side.arm == "champion" and side.model.inline(len(rows)):
+            return side.model.evaluate(rows, call.state.schema.names, at)
+        result: tuple[Any, Any] = await side.batcher.run(rows, call.state.schema.names, at, timeout)
+        return result
+
+    def _place(
+        self, answers: list[Answer | None], promises: list[tuple[Sequence[int], Any]], call: Call, side: Side,
+        indices: list[int], matrix: Any, scores: Any,
+    ) -> None:  # fmt: skip
+        part, promise = self._finish(call, side, indices, matrix, scores, whole=len(indices) == len(call.rows))
+        for i, answer in zip(indices, part, strict=True):
+            answers[i] = answer
+        if promise is not None:
+            promises.append((indices, promise))
+
+    def _finish(
+        self, call: Call, side: Side, indices: Sequence[int], matrix: Any, scores: Any, *, whole: bool
+    ) -> tuple[list[Answer], asyncio.Future[bool] | None]:
+        """Outputs, log, shadow copy, answers. The promise is None where the log said at once what it does."""
+        model = side.model
+        assert model is not None and side.layout is not None
+        outputs = model.outputs(scores)
+        values: list[Any] = scores[:, 0].tolist() if scores.shape[1] == 1 else scores.tolist()
+        ids = call.ids if whole else [call.ids[i] for i in indices]
+        promise = self._log(call, side, ids, indices, matrix, scores, outputs, whole=whole)
+        logged = True if isinstance(promise, asyncio.Future) else promise
+        n = len(ids)
+        if logged is False:
+            self.metrics.unlogged.inc(n)
+        self._count(side.version, side.arm).inc(n)
+        if side.arm == "champion" and call.state.ranges:
+            self._notice_ranges(call.state, matrix)
+        shadow = call.state.shadow
+        if shadow is not None:
+            self._copy_to_shadow(call, shadow, indices, whole=whole)
+        answers = [
+            Answer(i, o, v, side.version, side.arm, logged) for i, o, v in zip(ids, outputs, values, strict=True)
+        ]
+        return answers, promise if isinstance(promise, asyncio.Future) else None
+
+    def _log(
+        self,
+        call: Call,
+        side: Side,
+        ids: Sequence[str],
+        indices: Sequence[int],
+        matrix: Any,
+        scores: Any,
+        outputs: Sequence[Any],
+        *,
+        whole: bool,
+        failed: bool = False,
+    ) -> bool | asyncio.Future[bool]:
+        layout = side.bare if failed else side.layout
+        assert layout is not None
+        rows = None if layout.same else call.rows if whole else [call.rows[i] for i in indices]
+        return self.journal.offer(
+            Batch(
+                layout,
+                arm=side.arm,
+                ids=ids,
+                keys=call.keys if whole else [call.keys[i] for i in indices],
+                request_times=call.at if whole else [call.at[i] for i in indices],
+                received=call.received,
+                latency=(time.perf_counter_ns() - call.begun) // 1000,
+                scores=scores,
+                outputs=outputs,
+                inputs=rows,
+                matrix=matrix,
+            )
+        )
+
+    def _failed(self, call: Call, side: Side, indices: list[int], problem: HoldfastError) -> None:
+        """Keep a challenger's or shadow's failure as evidence: rows with a null score and output."""
+        self._count_failure(side, len(indices), problem)
+        assert side.bare is not None
+        ids = [call.ids[i] for i in indices]
+        nothing = np.full((len(ids), len(side.bare.features)), np.nan)
+        self._log(
+            call,
+            side,
+            ids,
+            indices,
+            nothing,
+            np.full((len(ids), 1), np.nan),
+            [None] * len(ids),
+            whole=False,
+            failed=True,
+        )
+
+    def _copy_to_shadow(self, call: Call, side: Side, indices: Sequence[int], *, whole: bool) -> None:
+        """Hand the rows to the shadow's bounded queue; nobody waits, a full queue drops and counts."""
+        picked = list(indices)
+        if side.model is None or side.batcher is None:
+            self._failed(call, side, picked, ModelFailed(side.broken, number="HF924"))
+            return
+        rows = call.rows if whole else [call.rows[i] for i in picked]
+        at = call.at if whole else [call.at[i] for i in picked]
+        begun = time.perf_counter_ns()
+
+        def done(result: Any) -> None:
+            if isinstance(result, HoldfastError):
+                self._failed(call, side, picked, result)
+                return
+            matrix, scores = result
+            ids = [call.ids[i] for i in picked]
+            assert side.model is not None
+            later = call._replace(begun=begun)
+            self._log(later, side, ids, picked, matrix, scores, side.model.outputs(scores), whole=False)
+            self._count(side.version, "shadow").inc(len(ids))
+
+        if not side.batcher.submit(Job(rows, call.state.schema.names, at, done)):
+            self.metrics.shadow_dropped.inc(len(rows))
+
+    def _notice_ranges(self, state: State, matrix: Any) -> None:
+        for i, name, low, high in state.ranges:
+            column = matrix[:, i]
+            outside = (
+                int(((column < low) | (column > high)).sum())
+                if len(column) > 1
+                else int(column[0] < low or column[0] > high)
+            )
+            if outside:
+                self.metrics.range_notices.labels(name).inc(outside)
+
+    def _count(self, version: int, arm: str) -> Any:
+        child = self._counts.get((version, arm))
+        if child is None:
+            child = self._counts[version, arm] = self.metrics.predictions.labels(str(version), arm)
+        return child
+
+    def _count_failure(self, side: Side, n: int, problem: HoldfastError) -> None:
+        self.metrics.failures.labels(str(side.version), side.arm, problem.number).inc(n)
+
+
+def _prediction_id(given: bytes | None) -> str:
+    if given is None:
+        return new_id()
+    if not 0 < len(given) <= 64 or not _ID_CHARACTERS.issuperset(given):
+        raise BadInput("X-Holdfast-Prediction-Id is not an id", hint="1 to 64 letters, digits, - _ .", number="HF107")
+    return given.decode()

@@ -1,0 +1,384 @@
+"""HTTP/1.1 on asyncio, as little as serving needs: parse, bound, hand over, answer in order.
+
+A handler gets a ``Request`` and returns a ``Response`` at once (the fast path costs no task) or an awaitable of one.
+Limits are part of the protocol: header and body size, idle and slow clients, connections. llhttp (httptools) parses and
+refuses ambiguous framing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import httptools
+import msgspec
+
+from holdfast.core.errors import HoldfastError
+
+JSON = b"application/json"
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+_STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Response(NamedTuple):
+    status: int
+    body: bytes
+    type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Request:
+    """One whole request. ``headers`` are lower-cased, the last of a repeated name wins; ``path`` is ``target`` without
+    the query, decoded once."""
+
+    __slots__ = ("body", "headers", "method", "path", "peer", "query", "received", "target")
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        path: str,
+        query: bytes,
+        headers: dict[bytes, bytes],
+        body: bytes,
+        peer: str = "",
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.body = body
+        self.peer = peer
+        self.received = time.perf_counter_ns()
+
+
+Handler = Callable[[Request], "Response | Awaitable[Response]"]
+
+
+class Limits(NamedTuple):
+    """Bounds of one listener. Times are seconds, sizes bytes."""
+
+    body: int = 32 << 20
+    headers: int = 32 << 10
+    url: int = 8 << 10
+    connections: int = 4096
+    idle: float = 75.0
+    arrival: float = 20.0
+    pipeline: int = 16
+
+
+def error(status: int, code: str, message: str, hint: str | None = None, *headers: tuple[bytes, bytes]) -> Response:
+    """An error answer in the one shape all answers of ours have."""
+    body = msgspec.json.encode({"error": {"code": code, "message": message, "hint": hint}})
+    return Response(status, body, JSON, headers)
+
+
+def from_error(problem: HoldfastError) -> Response:
+    """A family error as an answer; ours (5xx) without details that belong in a log."""
+    extra = ((b"retry-after", b"1"),) if problem.status == 503 else ()
+    return Response(problem.status, msgspec.json.encode(problem.as_dict()), JSON, extra)
+
+
+def head(response: Response, *, close: bool = False) -> bytes:
+    parts = [
+        _STATUS.get(response.status) or f"HTTP/1.1 {response.status} Status\r\n".encode(),
+        b"content-type: ", response.type, b"\r\ncontent-length: ", str(len(response.body)).encode(), b"\r\n",
+    ]  # fmt: skip
+    for name, value in response.headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    return b"".join(parts)
+
+
+class Listener:
+    """All connections of one address: shared limits, counters, draining."""
+
+    def __init__(
+        self, handler: Handler, *, limits: Limits | None = None, on_refused: Callable[[str], None] | None = None
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or Limits()
+        self.open: set[Connection] = set()
+        self.draining = False
+        self.refused = on_refused or (lambda code: None)
+        self._sweeper: asyncio.Task[None] | None = None
+
+    def connection(self) -> Connection:
+        return Connection(self)
+
+    def start(self) -> None:
+        """Begin looking for idle and slow connections. Call inside the running loop."""
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            now = time.monotonic()
+            for connection in list(self.open):
+                connection.check_time(now)
+
+    async def drain(self, timeout: float = 10.0) -> None:
+        """Let running requests end, close the idle, then close the rest."""
+        self.draining = True
+        end = time.monotonic() + timeout
+        while self.open and time.monotonic() < end:
+            for connection in list(self.open):
+                if connection.idle:
+                    connection.shut()
+            await asyncio.sleep(0.01)
+        for connection in list(self.open):
+            connection.shut()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+
+class Connection(asyncio.Protocol):
+    """One client. Answers leave in the order of the requests."""
+
+    __slots__ = (
+        "_body",
+        "_busy",
+        "_closing",
+        "_expect",
+        "_header_size",
+        "_headers",
+        "_held",
+        "_listener",
+        "_parser",
+        "_paused",
+        "_peer",
+        "_receiving",
+        "_since",
+        "_size",
+        "_transport",
+        "_url",
+        "_waiting",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._parser: Any = None
+        self._transport: Any = None
+        self._peer = ""
+        self._waiting: deque[tuple[Request, bool]] = deque()
+        self._busy = False
+        self._closing = False
+        self._paused = False
+        self._held = False
+        self._receiving = False
+        self._since = time.monotonic()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._header_size = 0
+        self._body: list[bytes] = []
+        self._size = 0
+        self._expect = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._busy and not self._waiting and not self._receiving
+
+    # --- transport --------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        self._peer = peer[0] if isinstance(peer, tuple) else "local"
+        self._parser = httptools.HttpRequestParser(self)
+        if len(self._listener.open) >= self._listener.limits.connections:
+            self._refuse(
+                503, "HF510", "too many connections", "try again, or use fewer connections", (b"retry-after", b"1")
+            )
+            return
+        self._listener.open.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        self._waiting.clear()
+        self._listener.open.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(400, "HF101", "this address does not speak other protocols than HTTP/1.1")
+        except httptools.HttpParserError as problem:
+            if not self._closing:
+                self._refuse(400, "HF101", f"not HTTP: {problem}")
+
+    def eof_received(self) -> None:
+        return None
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self._busy:
+            self._next()
+
+    def check_time(self, now: float) -> None:
+        limits = self._listener.limits
+        if self._busy or self._waiting:
+            return
+        if self._receiving:
+            if now - self._since > limits.arrival:
+                self._refuse(408, "HF441", f"the request did not arrive within {limits.arrival:g} s")
+        elif now - self._since > limits.idle:
+            self.shut()
+
+    def shut(self) -> None:
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    # --- parser -----------------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._clear()
+        self._receiving = True
+        self._since = time.monotonic()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        if len(self._url) > self._listener.limits.url:
+            self._refuse(414, "HF442", "the URL is too long")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_size += len(name) + len(value) + 4
+        if self._header_size > self._listener.limits.headers or len(self._headers) > 128:
+            self._refuse(431, "HF443", "the headers are too large")
+            return
+        self._headers[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        if self._closing:
+            return
+        length = self._headers.get(b"content-length")
+        if length is not None and length.isdigit() and (len(length) > 15 or int(length) > self._listener.limits.body):
+            self._too_large()
+            return
+        if self._headers.get(b"expect", b"").lower() == b"100-continue" and not self._busy:
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        if self._closing:
+            return
+        self._size += len(body)
+        if self._size > self._listener.limits.body:
+            self._too_large()
+            return
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._receiving = False
+        if self._closing:
+            return
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        try:
+            url = httptools.parse_url(self._url)
+            path = url.path.decode("ascii")
+            if "%" in path:
+                path = unquote(path, errors="strict")
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
+            self._refuse(400, "HF101", "the URL cannot be read")
+            return
+        request = Request(
+            self._parser.get_method().decode(), self._url, path, url.query or b"", self._headers, body, self._peer
+        )
+        keep = self._parser.should_keep_alive()
+        if self._busy or self._paused:
+            self._waiting.append((request, keep))
+            if len(self._waiting) >= self._listener.limits.pipeline and not self._held:
+                self._held = True
+                self._transport.pause_reading()
+            return
+        self._run(request, keep)
+
+    # --- answers ----------------------------------------------------------------------------------------------------
+
+    def _run(self, request: Request, keep: bool) -> None:
+        self._busy = True
+        try:
+            answer = self._listener.handler(request)
+        except HoldfastError as problem:
+            answer = from_error(problem)
+        except Exception:  # noqa: BLE001 - whatever a handler raises, the client gets an answer without internals
+            answer = _ours()
+        if type(answer) is Response:
+            self._answer(answer, request, keep)
+            return
+        task = asyncio.ensure_future(answer)  # type: ignore[arg-type]
+        task.add_done_callback(lambda done: self._finished(done, request, keep))
+
+    def _finished(self, done: asyncio.Future[Response], request: Request, keep: bool) -> None:
+        if done.cancelled():
+            answer = error(503, "HF511", "the server is stopping", None, (b"retry-after", b"1"))
+        else:
+            problem = done.exception()
+            if problem is None:
+                answer = done.result()
+            else:
+                answer = from_error(problem) if isinstance(problem, HoldfastError) else _ours(problem)
+        self._answer(answer, request, keep)
+
+    def _answer(self, response: Response, request: Request, keep: bool) -> None:
+        self._busy = False
+        self._since = time.monotonic()
+        if self._closing:
+            return
+        close = not keep or self._listener.draining
+        first = head(response, close=close)
+        self._transport.write(first if request.method == "HEAD" else first + response.body)
+        if close:
+            self.shut()
+            return
+        if self._waiting and not self._paused:
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._waiting and not self._busy and not self._paused and not self._closing:
+            request, keep = self._waiting.popleft()
+            if self._held and len(self._waiting) < self._listener.limits.pipeline // 2:
+                self._held = False
+                self._transport.resume_reading()
+            self._run(request, keep)
+
+    def _too_large(self) -> None:
+        limit = self._listener.limits.body
+        self._refuse(
+            413,
+            "HF440",
+            f"the body is larger than {limit} bytes",
+            "send fewer rows per request, or use `holdfast batch`",
+        )
+
+    def _refuse(
+        self, status: int, code: str, message: str, hint: str | None = None, *headers: tuple[bytes, bytes]
+    ) -> None:
+        if self._closing:
+            return
+        self._closing = True
+        self._listener.refused(code)
+        answer = error(status, code, message, hint, *headers)
+        self._transport.write(head(answer, close=True) + answer.body)
+        self._transport.close()
+
+
+def _ours(problem: BaseException | None = None) -> Response:
+    import logging
+
+    logging.getLogger("holdfast.serving").exception("request failed", exc_info=problem if problem is not None else True)
+    return error(500, "HF900", "the server failed on this request", "it is logged there; please report it")

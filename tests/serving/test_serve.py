@@ -1,0 +1,154 @@
+"""The data plane as its callers meet it: real processes, real HTTP."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from holdfast.core.records import FieldSpec
+from holdfast.serving import journal
+from holdfast.workspace import Workspace
+from serving.world import add_package, arm, fields, probability, put_release, serving
+
+ROW = {"a": 0.5, "b": 0.25}
+
+
+@pytest.mark.parametrize("replicas", ["1", "2"])
+def test_predicts_logs_and_swaps(workspace: Workspace, replicas: str) -> None:
+    first, second = add_package(workspace), add_package(workspace, intercept=3.0)
+    with serving(workspace, "--replicas", replicas, "--log", "durable") as server:
+        status, body = server.predict(ROW)
+        assert (status, body["error"]["code"]) == (503, "HF501")
+        assert server.ask("GET", "/health/ready")[0] == 503
+        assert server.ask("GET", "/health/live")[0] == 200
+        put_release(workspace, 1, arm(1, first))
+        server.until_version(1)
+        status, body = server.predict(ROW, {"a": -2.0, "b": 1.0})
+        assert status == 200
+        one, two = body["predictions"]
+        assert one["score"] == pytest.approx(probability(ROW), abs=1e-6)
+        assert (one["output"], two["output"], one["version"], one["arm"], one["logged"]) == (1, 0, 1, "champion", True)
+        put_release(workspace, 2, arm(2, second))
+        server.until_version(2)
+        later = server.predict(ROW)[1]["predictions"][0]
+        assert later["version"] == 2 and later["score"] == pytest.approx(probability(ROW, intercept=3.0), abs=1e-6)
+        text = server.ask("GET", "/metrics")[1].decode()
+        assert 'version="1"' in text and "holdfast_request_seconds_bucket" in text
+    log = journal.read(workspace.path("predictions", "toy"), since=None, until=None)
+    assert {one["id"], two["id"], later["id"]} == set(log["id"].to_pylist())
+    row = log.to_pylist()[-1]
+    assert (row["inputs.a"], row["features.b"], row["version"], row["output"]) == (0.5, 0.25, 2, 1)
+    assert row["score"] == pytest.approx(later["score"])
+
+
+def test_kill_of_a_replica_loses_no_request_and_logs_each_once(workspace: Workspace) -> None:
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    answered: list[str] = []
+    failures: list[object] = []
+    stop = threading.Event()
+    with serving(workspace, "--replicas", "2", "--log", "durable") as server:
+        server.until_version(1)
+
+        def client() -> None:
+            while not stop.is_set():
+                status, body = server.predict(ROW)
+                if status != 200 or not body["predictions"][0]["logged"]:
+                    failures.append((status, body))
+                else:
+                    answered.append(body["predictions"][0]["id"])
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for c in clients:
+            c.start()
+        for _ in range(4):
+            time.sleep(0.3)
+            pids = server.state["replicas"]
+            os.kill(pids[0], signal.SIGKILL)
+            server.until(lambda pids=pids: len(server.state["replicas"]) == 2 and server.state["replicas"] != pids)
+        time.sleep(0.2)
+        stop.set()
+        for c in clients:
+            c.join()
+        assert not failures
+        assert "holdfast_replica_restarts_total" in server.ask("GET", "/metrics")[1].decode()
+    logged = Counter(journal.read(workspace.path("predictions", "toy"), since=None, until=None)["id"].to_pylist())
+    assert len(answered) > 20
+    assert all(logged[i] == 1 for i in answered)
+
+
+def test_canary_is_sticky_and_a_broken_challenger_costs_nobody(workspace: Workspace) -> None:
+    good, other = add_package(workspace), add_package(workspace, intercept=1.0)
+    put_release(workspace, 1, arm(1, good), challenger=arm(2, other, 50.0))
+    with serving(workspace, "--replicas", "2", "--log", "buffered") as server:
+        server.until_version(1)
+        arms = {k: server.predict(ROW, key=k)[1]["predictions"][0]["arm"] for k in map(str, range(60))}
+        assert set(arms.values()) == {"champion", "challenger"}
+        assert arms == {k: server.predict(ROW, key=k)[1]["predictions"][0]["arm"] for k in arms}
+        assert server.predict(ROW, arm="challenger")[1]["predictions"][0]["version"] == 2
+        # A challenger whose content is nowhere to be found: the champion answers, the failures are in the log.
+        put_release(workspace, 2, arm(1, good), challenger=arm(3, "0" * 64, 50.0))
+        server.until(lambda: server.ask("GET", "/release")[1]["release"]["sequence"] == 2)
+        time.sleep(0.5)
+        for k in arms:
+            status, body = server.predict(ROW, key=k)
+            assert (status, body["predictions"][0]["arm"]) == (200, "champion")
+    log = journal.read(workspace.path("predictions", "toy"), since=None, until=None).to_pylist()
+    failed = [r for r in log if r["version"] == 3]
+    assert len(failed) == sum(a == "challenger" for a in arms.values())
+    assert all(r["score"] is None and r["output"] is None and r["inputs.a"] == 0.5 for r in failed)
+
+
+def test_replay_takes_the_time_from_the_caller_and_labels_are_kept(workspace: Workspace) -> None:
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    with serving(workspace, "--replicas", "1", "--replay") as server:
+        server.until_version(1)
+        body = {"rows": [ROW, ROW], "request_time": [1_000_000, 2_000_000]}
+        status, answer = server.ask("POST", "/predict", body, {"x-holdfast-prediction-id": "flight-7"})
+        assert status == 200
+        ids = [p["id"] for p in answer["predictions"]]
+        assert ids == ["flight-7-0", "flight-7-1"]
+        status, body = server.ask(
+            "POST", "/labels", {"labels": [{"prediction_id": ids[0], "value": 1, "at": 3_000_000}]}
+        )
+        assert (status, body) == (200, {"accepted": 1})
+    log = journal.read(workspace.path("predictions", "toy"), since=1_500_000, until=None)
+    assert log["id"].to_pylist() == ["flight-7-1"] and log["request_time"].to_pylist() == [2_000_000]
+    from holdfast.monitoring.labels import LabelStore
+
+    assert LabelStore(workspace.path("labels", "toy")).read()["prediction_id"].to_pylist() == ["flight-7-0"]
+
+
+def test_bad_requests_are_named_and_the_process_stays_well(workspace: Workspace) -> None:
+    strict = [*fields(low=-10.0, high=10.0, strict=True)]
+    request = [strict[0], FieldSpec(name="b", dtype="float64", nullable=True)]
+    put_release(workspace, 1, arm(1, add_package(workspace, request=request, inputs=request)))
+    cases: list[tuple[object, int, str, str]] = [
+        ({"rows": [ROW, {"b": 1.0}]}, 422, "HF131", "row 1: field 'a' is missing"),
+        ({"rows": [{"a": None, "b": 1.0}]}, 422, "HF133", "field 'a' is null"),
+        ({"rows": [{"a": "x", "b": 1.0}]}, 422, "HF134", "field 'a' is text"),
+        ({"rows": [{"a": True, "b": 1.0}]}, 422, "HF134", "field 'a'"),
+        ({"rows": [{"a": 11, "b": 1.0}]}, 422, "HF136", "outside [-10, 10]"),
+        ({"rows": [{**ROW, "c": 1}]}, 422, "HF132", "field 'c'"),
+        ({"rows": []}, 400, "HF102", "no rows"),
+        ({"rows": [ROW], "request_time": 5}, 403, "HF450", "replay"),
+        ({}, 400, "HF102", "rows"),
+        (b"[" * 100_000, 400, "HF103", "deep"),
+        (b'{"rows":[{"a":NaN,"b":1}]}', 400, "HF101", "not JSON"),
+        (b"\xff\xfe", 400, "HF101", "not JSON"),
+        (b"", 400, "HF101", "not JSON"),
+    ]
+    with serving(workspace, "--replicas", "1") as server:
+        server.until_version(1)
+        for body, status, code, words in cases:
+            got, answer = server.ask("POST", "/predict", body)
+            assert (got, answer["error"]["code"]) == (status, code), (body, answer)
+            assert words in answer["error"]["message"], answer
+        assert server.ask("GET", "/predict")[0] == 405
+        assert server.ask("GET", "/nothing")[0] == 404
+        assert server.ask("POST", "/predict", {"rows": [ROW]}, {"host": "evil.example"})[1]["error"]["code"] == "HF412"
+        assert server.predict(ROW)[0] == 200
