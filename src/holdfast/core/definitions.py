@@ -408,6 +408,7 @@ class Rule:
     maximum: float | None = None
     sample: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = field(default=None, compare=False, repr=False)
 
     def spec(self) -> dict[str, Any]:
         return {
@@ -458,9 +459,15 @@ def no_leakage(*, max_auc: float = 0.98) -> Rule:
     return Rule("leakage", maximum=float(max_auc))
 
 
-def check(function: Callable[..., Any], **options: Any) -> Rule:
-    """A user's own check: a plain function of the check context that returns Evidence (see docs)."""
-    return Rule("custom", metric=function.__name__, options={**options, "function": function_digest(function)})
+def check(
+    function: Callable[..., Any], *, minimum: float | None = None, maximum: float | None = None, sample: int = 0, **options: Any
+) -> Rule:
+    """A user's own check: a plain function of the check context. It returns a number, (number, low, high), True/False, or
+    Evidence; ``minimum`` and ``maximum`` bound the number."""
+    return Rule(
+        "custom", metric=function.__name__, minimum=minimum, maximum=maximum, sample=sample,
+        options={**options, "function": function_digest(function)}, function=function,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, init=False)

@@ -180,7 +180,8 @@ class Evidence(Record, frozen=True, kw_only=True):
 
 
 class RuleOutcome(Record, frozen=True, kw_only=True):
-    """How one rule came out over its evidence."""
+    """How one rule came out over its evidence. ``counts`` is false where the outcome is shown but does not hold the
+    verdict (a note, a few rows of a tiny group)."""
 
     check: str
     outcome: Outcome
@@ -192,6 +193,21 @@ class RuleOutcome(Record, frozen=True, kw_only=True):
     threshold: float | None = None
     group: str | None = None
     waived_by: str | None = None
+    counts: bool = True
+
+
+class Waiver(Record, frozen=True, kw_only=True):
+    """Somebody takes responsibility for one check until an instant. ``check`` is the rule's key as the verdict shows it
+    (or its bare name, for all rules of that check); ``group`` narrows it."""
+
+    check: str
+    by: str
+    reason: str
+    until: int
+    at: int = 0
+    group: str | None = None
+    model: str | None = None
+    version: int | None = None
 
 
 class Verdict(Record, frozen=True, kw_only=True):
