@@ -1,0 +1,230 @@
+"""``holdfast data``: version, validate, move data, in DVC's own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.cli.output import emit, json_option, progress, say, table
+
+if TYPE_CHECKING:
+    from holdfast.core.definitions import Source
+    from holdfast.core.records import DatasetVersion, Finding
+
+paths = click.argument("targets", nargs=-1, type=click.Path(path_type=Path))
+
+
+@click.group()
+def data() -> None:
+    """Version, validate, move data (DVC's files). Both tools may work on one repository."""
+
+
+@data.command()
+@click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--no-check", is_flag=True, help="Track it without looking into its tables.")
+@json_option
+def add(targets: tuple[Path, ...], no_check: bool, as_json: bool) -> None:
+    """Track files or folders: version, schema, checks, pointer.
+
+    Data that breaks its schema is kept out; the version before it stays current, and the exit status is 1.
+    """
+    versions = [_add(target, no_check) for target in targets]
+    emit(versions, as_json=as_json, text=lambda: _show_versions(versions))
+
+
+def _add(target: Path, no_check: bool) -> DatasetVersion:
+    from holdfast.data import repository, snapshot
+
+    root = repository.project_at(target.absolute().parent)
+    with progress(f"add {target}") as report:
+        if no_check:
+            return snapshot.add(Path.cwd(), target, progress=report)
+        if root is not None:
+            return _admit(root, target, report)
+        return _checked_add(target, report)
+
+
+def _admit(root: Path, target: Path, report: Any) -> DatasetVersion:
+    """In a project the ledger remembers what was let in."""
+    from holdfast.data import quality
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(root) as workspace:
+        source = _source_of(root, target)
+        name = source.name if source else _name_of(target)
+        where = target.absolute()
+        return quality.admit(
+            root,
+            workspace.ledger,
+            name,
+            where,
+            at=workspace.clock.now(),
+            actor=workspace.actor,
+            source=source,
+            progress=report,
+        )
+
+
+def _checked_add(target: Path, report: Any) -> DatasetVersion:
+    """Outside a project: DVC's add, with the schema beside the pointer."""
+    from holdfast.core.errors import BadData
+    from holdfast.data import snapshot, tables
+
+    if tables_there(target):
+        from holdfast.data import quality, schema
+
+        place = target.absolute()
+        rules = schema.ensure(place)
+        findings = quality.check(place, rules) if rules else []
+        _show_findings(findings)
+        if any(f.blocking for f in findings):
+            raise BadData(
+                f"{target} breaks its schema; it was not added",
+                hint=f"mend the data, or edit {schema.file_for(place).name}",
+            )
+        rows = tables.count_rows(place)
+        return _with_rows(snapshot.add(Path.cwd(), target, progress=report), rows)
+    return snapshot.add(Path.cwd(), target, progress=report)
+
+
+def tables_there(target: Path) -> bool:
+    """Whether it is worth loading what reads tables."""
+    from holdfast.data.names import has_tables
+
+    return has_tables(target)
+
+
+def _with_rows(version: DatasetVersion, rows: int | None) -> DatasetVersion:
+    import msgspec
+
+    return msgspec.structs.replace(version, rows=rows)
+
+
+def _source_of(root: Path, target: Path) -> Source | None:
+    """The source of the project's definitions that reads this path."""
+    from holdfast.core.project import load
+
+    if not (root / "definitions.py").is_file():
+        return None
+    place = target.absolute()
+    for source in load(root).sources.values():
+        if source.path is not None and (root / source.path).absolute() == place:
+            return source
+    return None
+
+
+def _name_of(target: Path) -> str:
+    import re
+
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", target.name.split(".")[0] or target.name)
+    return name if name[:1].isalpha() or name[:1] == "_" else f"_{name}"
+
+
+def _show_versions(versions: list[DatasetVersion]) -> None:
+    rows = [(v.path, v.md5[:8], v.sha256[:8], v.files, v.rows, _bytes(v.size)) for v in versions]
+    table(["path", "md5", "sha256", "files", "rows", "size"], rows)
+
+
+def _bytes(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024 or unit == "GiB":
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError
+
+
+def _show_findings(findings: list[Finding]) -> None:
+    for finding in findings:
+        click.secho(
+            f"{'✗' if finding.blocking else '!'} {finding.check}: {finding.message}",
+            err=True,
+            fg="red" if finding.blocking else "yellow",
+        )
+        for example in finding.examples[:3]:
+            say(f"    {example}")
+
+
+@data.command()
+@paths
+@click.option("--files", "granular", is_flag=True, help="Name the files of a folder that differ.")
+@json_option
+def status(targets: tuple[Path, ...], granular: bool, as_json: bool) -> None:
+    """What differs between pointers, cache and workspace, and what is in quarantine."""
+    from holdfast.data import repository
+    from holdfast.data import status as states
+
+    repo = repository.require(Path.cwd())
+    changed = states.outs(repo, targets, granular=granular)
+    aside = states.quarantined(repository.project_at(Path.cwd()) or repo.root)
+
+    def text() -> None:
+        for state in changed:
+            click.echo(f"{state.pointer}: {state.path}: {state.state}")
+            for mark, names in (("+", state.added), ("~", state.changed), ("-", state.removed)):
+                for name in names:
+                    click.echo(f"    {mark} {name}")
+        for entry in aside:
+            click.echo(f"quarantine: {entry.name}: {entry.path}: {'; '.join(entry.why)}")
+        if not changed and not aside:
+            click.echo("Data is as its pointers say.")
+
+    value = {"changed": states.as_dvc(changed), "files": changed if granular else [], "quarantined": aside}
+    emit(value, as_json=as_json, text=text)
+
+
+@data.command()
+@paths
+@click.option("--force", "-f", is_flag=True, help="Throw away changed files that are in no cache.")
+@click.option("--relink", is_flag=True, help="Place every file again by the configured cache.type.")
+@json_option
+def checkout(targets: tuple[Path, ...], force: bool, relink: bool, as_json: bool) -> None:
+    """Make the workspace what the pointers say."""
+    from holdfast.data import checkout as checkouts
+    from holdfast.data import repository
+
+    repo = repository.require(Path.cwd())
+    with progress("checkout") as report:
+        done = checkouts.checkout(repo, targets, force=force, relink=relink, progress=report)
+
+    def text() -> None:
+        for mark, names in (("A", done.added), ("M", done.modified), ("D", done.deleted)):
+            for name in names:
+                click.echo(f"{mark}  {name}")
+        say(f"{done.files} files placed or removed" if done.files else "everything is in place")
+
+    emit(vars(done), as_json=as_json, text=text)
+
+
+@data.command()
+@paths
+@json_option
+def check(targets: tuple[Path, ...], as_json: bool) -> int:
+    """Check tables against their schemas; exit status 1 when a finding blocks. Changes nothing but a first schema file."""
+    from holdfast.core.errors import BadInput
+    from holdfast.data import quality, repository, schema
+    from holdfast.data import status as states
+
+    chosen = [t.absolute() for t in targets]
+    if not chosen:
+        repo = repository.require(Path.cwd())
+        chosen = [
+            out.place for pointer in states.choose(repo) for out in pointer.outs if schema.file_for(out.place).exists()
+        ]
+    results: dict[str, list[Finding]] = {}
+    for place in chosen:
+        rules = schema.ensure(place)
+        if rules is None:
+            raise BadInput(f"{place} holds no table to check", hint="parquet and CSV files can be checked")
+        results[str(place)] = quality.check(place, rules)
+    blocking = sum(f.blocking for findings in results.values() for f in findings)
+
+    def text() -> None:
+        for name, findings in results.items():
+            click.echo(f"{name}: {'no findings' if not findings else f'{len(findings)} findings'}")
+            _show_findings(findings)
+
+    emit(results, as_json=as_json, text=text)
+    return 1 if blocking else 0

@@ -1,0 +1,1 @@
+"""Bytes → DatasetVersion: tracked in DVC's own files, validated, moved, checked."""

@@ -1,0 +1,304 @@
+"""The cache: objects named by MD5 under ``files/md5/<2>/<30>``, mode 0444, each under its name only when complete.
+
+DVC takes mode 0444 as "verified" and never reads such an object again, so nothing gets it before its bytes are known.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.core.errors import BadConfig, Damaged, NotFound
+from holdfast.data import hashing, manifest
+from holdfast.data.hashing import Digest
+from holdfast.data.repository import Repository
+from holdfast.data.tree import signature
+
+READ_ONLY = 0o444
+_FICLONE = 0x40049409
+_COUNTER = itertools.count()
+_CANNOT_LINK = frozenset(
+    {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EMLINK}
+)
+
+
+@dataclass
+class Cache:
+    """A DVC cache folder (or a local remote, which has the same layout)."""
+
+    root: Path
+    _made: set[str] = field(default_factory=set)
+
+    def path(self, md5: str, *, legacy: bool = False) -> str:
+        """Where an object lies. ``legacy`` is DVC 2.x's place."""
+        return f"{self.root}/{md5[:2]}/{md5[2:]}" if legacy else f"{self.root}/files/md5/{md5[:2]}/{md5[2:]}"
+
+    def has(self, md5: str, *, legacy: bool = False) -> bool:
+        return os.path.exists(self.path(md5, legacy=legacy))
+
+    def present(self, wanted: Iterable[str], *, legacy: bool = False) -> set[str]:
+        """Those of the wanted objects that are there. Many are looked up by listing, few one by one."""
+        names = set(wanted)
+        if len(names) < 256:
+            return {n for n in names if self.has(n, legacy=legacy)}
+        found: set[str] = set()
+        base = f"{self.root}" if legacy else f"{self.root}/files/md5"
+        for prefix in {n[:2] for n in names}:
+            try:
+                found.update([prefix + rest for rest in os.listdir(f"{base}/{prefix}")])
+            except FileNotFoundError:
+                continue
+        return names & found
+
+    def all(self) -> list[str]:
+        """The names of all objects, in order."""
+        out = []
+        base = self.root / "files" / "md5"
+        for prefix in sorted(_names(base)):
+            if len(prefix) == 2:
+                out += [prefix + rest for rest in sorted(_names(base / prefix)) if len(rest) in (30, 34)]
+        return out
+
+    def read(self, md5: str, *, legacy: bool = False) -> bytes:
+        """A small object's bytes, verified.
+
+        Raises:
+            NotFound: it is not here.
+            Damaged: the bytes have another name.
+        """
+        try:
+            fd, _ = hashing.open_regular(self.path(md5, legacy=legacy))
+        except FileNotFoundError:
+            raise NotFound(f"object {md5} is not in the cache", hint="get it with `holdfast data pull`") from None
+        with open(fd, "rb") as f:
+            data = f.read(manifest.LARGEST)
+        if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5[:32]:
+            raise Damaged(
+                f"object {md5} has other bytes than its name says",
+                hint="find and mend such objects with `holdfast data scrub --repair`",
+            )
+        return data
+
+    def members(self, md5: str, *, legacy: bool = False) -> dict[str, str]:
+        """path → md5 of a folder's manifest.
+
+        Raises:
+            NotFound: the manifest is not here.
+            Damaged: its bytes have another name.
+            BadInput: it is not a manifest that may be followed.
+        """
+        return manifest.parse(self.read(md5, legacy=legacy), md5)
+
+    # --- writing ---
+
+    def temporary(self) -> str:
+        """A fresh name on the cache's own file system; what a killed process leaves there is swept by gc."""
+        folder = f"{self.root}/holdfast-tmp"
+        self._folder(folder)
+        return f"{folder}/{os.getpid()}-{next(_COUNTER)}"
+
+    def _folder(self, folder: str) -> None:
+        if folder not in self._made:
+            os.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+
+    def place(self, temporary: str, md5: str, *, legacy: bool = False) -> None:
+        """Give a complete, verified file its final name."""
+        final = self.path(md5, legacy=legacy)
+        self._folder(os.path.dirname(final))
+        os.chmod(temporary, READ_ONLY)
+        os.rename(temporary, final)
+
+    def put(self, data: bytes, md5: str, *, legacy: bool = False) -> None:
+        """Store bytes under their name; nothing if they are there."""
+        if self.has(md5, legacy=legacy):
+            return
+        temporary = self.temporary()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, READ_ONLY)
+        try:
+            hashing.write_all(fd, data)
+        finally:
+            os.close(fd)
+        self.place(temporary, md5, legacy=legacy)
+
+    def take_in(self, path: str, links: tuple[str, ...], *, on_bytes: Callable[[int], None] | None = None) -> Digest:
+        """Hash a workspace file and have its bytes in the cache, by the first way of ``links`` that works.
+
+        Raises:
+            Conflict: the file changed meanwhile; nothing was stored.
+        """
+        size = os.stat(path).st_size
+        if size and links[0] in ("hardlink", "symlink"):
+            digest = self._adopt(path, links[0], on_bytes)
+            if digest is not None:
+                return digest
+        if size <= hashing.SMALL:
+            return self._take_small(path)
+        temporary = self.temporary()
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if "reflink" in links and _clone(path, fd):
+                mine = hashing.digest(temporary, on_bytes=on_bytes)
+                status = os.stat(path)
+                digest = Digest(mine.md5, mine.sha256, signature(status), status.st_mode & 0o7777)
+                if mine.size != digest.size:
+                    digest = hashing.digest(path, on_bytes=on_bytes)
+            else:
+                digest = hashing.digest(path, copy_to=fd, on_bytes=on_bytes)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        finally:
+            os.close(fd)
+        if self.has(digest.md5):
+            os.unlink(temporary)
+        else:
+            self.place(temporary, digest.md5)
+        return digest
+
+    def _take_small(self, path: str) -> Digest:
+        fd, before = hashing.open_regular(path)
+        try:
+            data = os.read(fd, before.st_size + 1)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if signature(before) != signature(after) or len(data) != after.st_size:
+            return hashing.digest(path)  # raises Conflict where it really changed
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        self.put(data, md5)
+        return Digest(md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777)
+
+    def _adopt(self, path: str, kind: str, on_bytes: Callable[[int], None] | None) -> Digest | None:
+        """Make the workspace file itself the object (or a link to it). None where the file system cannot."""
+        digest = hashing.digest(path, on_bytes=on_bytes)
+        final = self.path(digest.md5)
+        if not self.has(digest.md5):
+            temporary = self.temporary()
+            try:
+                os.link(path, temporary)
+            except OSError as error:
+                if error.errno in _CANNOT_LINK:
+                    return None
+                raise
+            os.chmod(temporary, READ_ONLY)
+            now = os.stat(temporary)
+            if (now.st_size, now.st_mtime_ns) != digest.stat[:2]:
+                os.unlink(temporary)
+                return None
+            self.place(temporary, digest.md5)
+        if kind == "symlink" or not os.path.samefile(path, final):
+            self.link_into(final, path, (kind, "copy"))
+        status = os.stat(path)
+        return Digest(digest.md5, digest.sha256, signature(status), digest.mode)
+
+    # --- placing ---
+
+    def link_into(self, source: str, target: str, links: tuple[str, ...], *, executable: bool = False) -> str:
+        """Put an object at a workspace path in one step, replacing what is there. The way that worked.
+
+        Raises:
+            BadConfig: none of the configured ways works between these two places.
+        """
+        temporary = f"{os.path.dirname(target)}/.hf-{os.getpid()}-{next(_COUNTER)}.tmp"
+        for kind in links:
+            try:
+                made = self._link(kind, source, temporary, executable)
+            except OSError as error:
+                with _quiet():
+                    os.unlink(temporary)
+                if kind == "copy" or error.errno not in _CANNOT_LINK:
+                    raise
+                continue
+            if made:
+                os.rename(temporary, target)
+                return kind
+        raise BadConfig(f"none of cache.type {', '.join(links)} works for {target}", hint="add copy to cache.type")
+
+    def _link(self, kind: str, source: str, temporary: str, executable: bool) -> bool:
+        if kind == "hardlink" and os.stat(source).st_size == 0:
+            kind = "copy"
+        if kind == "hardlink":
+            os.link(source, temporary)
+        elif kind == "symlink":
+            os.symlink(os.path.abspath(source), temporary)
+        else:
+            mode = 0o777 if executable else 0o666
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            try:
+                if kind == "reflink":
+                    if _clone(source, fd):
+                        return True
+                    os.unlink(temporary)
+                    return False
+                _copy(source, fd)
+            finally:
+                os.close(fd)
+        return True
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+class _quiet:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
+        return kind is not None and issubclass(kind, FileNotFoundError)
+
+
+_NO_CLONE: set[int] = set()
+"""Devices that were found unable to clone; asking again for each of ten thousand files is not free."""
+
+
+def _clone(source: str, target_fd: int) -> bool:
+    device = os.fstat(target_fd).st_dev
+    if device in _NO_CLONE:
+        return False
+    with open(source, "rb") as f:
+        try:
+            fcntl.ioctl(target_fd, _FICLONE, f.fileno())
+        except OSError as error:
+            if error.errno in _CANNOT_LINK:
+                _NO_CLONE.add(device)
+                return False
+            raise
+    return True
+
+
+def _copy(source: str, target_fd: int) -> None:
+    """Copy in the kernel where it can."""
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        if size <= hashing.SMALL:
+            hashing.write_all(target_fd, os.read(fd, size + 1))
+            return
+        while True:
+            try:
+                if not os.copy_file_range(fd, target_fd, 1 << 30):
+                    return
+            except OSError as error:
+                if error.errno not in _CANNOT_LINK:
+                    raise
+                while piece := os.read(fd, hashing.PIECE):
+                    hashing.write_all(target_fd, piece)
+                return
+    finally:
+        os.close(fd)
+
+
+def of(repo: Repository) -> Cache:
+    """The cache of a repository."""
+    return Cache(repo.cache)

@@ -1,0 +1,358 @@
+"""A table against its schema: types from the files' headers, everything else in one streaming pass per group of files.
+
+Findings carry counts and a few rows to look at. Blocking ones keep a delivery out; the rest are for people to read.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from holdfast.core.errors import BadData
+from holdfast.core.identity import duration_us
+from holdfast.core.records import Finding
+from holdfast.data import tables
+from holdfast.data.schema import Column, TableSchema, bounds_sql, when
+from holdfast.data.tables import Table, literal, quote
+
+EXAMPLES = 3
+SHOWN_COLUMNS = 12
+EXACT_DUPLICATES = 2_000_000
+_CASTS = {
+    "int": "BIGINT",
+    "float": "DOUBLE",
+    "bool": "BOOLEAN",
+    "timestamp": "TIMESTAMPTZ",
+    "date": "DATE",
+    "time": "TIME",
+}
+_FITS = {("int", "float"), ("null", "string"), ("date", "timestamp")}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What one look at a delivery found."""
+
+    findings: list[Finding]
+    rows: dict[Path, int]
+    newest: int | None = None
+    oldest: int | None = None
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One thing counted in the pass: where it is true, how much of it is let through."""
+
+    check: str
+    column: str | None
+    where: str
+    allowed: float
+    says: str
+
+
+def run(
+    files: Sequence[Path],
+    schema: TableSchema,
+    *,
+    history: Sequence[int] = (),
+    at: int | None = None,
+    base: Path | None = None,
+) -> Checked:
+    """Check table files against a schema. ``history`` are the row counts of earlier deliveries, ``at`` the instant (µs)
+    freshness is judged at."""
+    findings: list[Finding] = []
+    newest: list[int] = []
+    oldest: list[int] = []
+    rows: dict[Path, int] = {}
+    with tables.connect() as connection:
+        groups: dict[tuple[tuple[str, str], ...], list[Table]] = {}
+        for file in files:
+            try:
+                table = tables.describe(connection, file)
+            except BadData as error:
+                findings.append(Finding(check="readable", column=None, message=error.message, count=1, blocking=True))
+                continue
+            groups.setdefault((*table.columns.items(), ("", "text" if table.text else "")), []).append(table)
+        for group in groups.values():
+            try:
+                sound = _columns(group[0], schema, _label(group, base), findings)
+                counted = tables.rows_of(connection, group)
+                rows |= counted
+                span = _values(connection, group, schema, sound, sum(counted.values()), _label(group, base), findings)
+            except duckdb.Error as error:
+                message = f"{_label(group, base)} cannot be read to its end: {str(error).splitlines()[0]}"
+                findings.append(Finding(check="readable", column=None, message=message, count=1, blocking=True))
+                continue
+            if span is not None:
+                oldest.append(span[0])
+                newest.append(span[1])
+    _volume(rows, schema, history, base, findings)
+    last = max(newest, default=None)
+    _freshness(last, schema, at, findings)
+    return Checked(findings, rows, last, min(oldest, default=None))
+
+
+def _label(group: Sequence[Table], base: Path | None) -> str:
+    first = group[0].path.name if base is None or base == group[0].path else str(group[0].path.relative_to(base))
+    return first if len(group) == 1 else f"{first} and {len(group) - 1} more"
+
+
+def _columns(table: Table, schema: TableSchema, label: str, findings: list[Finding]) -> dict[str, Column]:
+    """Which columns are there with the right type: those alone are looked into."""
+    sound: dict[str, Column] = {}
+    for name, column in schema.columns.items():
+        kind = table.columns.get(name)
+        if kind is None:
+            if not column.optional:
+                findings.append(
+                    Finding(
+                        check="columns", column=name, message=f"{label} has no column {name!r}", count=1, blocking=True
+                    )
+                )
+        elif (
+            kind == column.type
+            or table.text
+            or (kind, column.type) in _FITS
+            or kind == "null"
+            or (kind, column.type) == ("float", "int")
+        ):
+            sound[name] = column
+        else:
+            message = f"{label}: {name!r} is {kind}, the schema says {column.type}"
+            findings.append(Finding(check="type", column=name, message=message, count=1, blocking=True))
+    for name in table.columns:
+        if name not in schema.columns:
+            message = f"{label} has a column {name!r} the schema does not know"
+            findings.append(Finding(check="columns", column=name, message=message, count=1, blocking=not schema.extra))
+    return sound
+
+
+def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]:
+    """The column as SQL, and what to count in it."""
+    raw = quote(name)
+    value = f"TRY_CAST({raw} AS {_CASTS[column.type]})" if table.text and column.type in _CASTS else raw
+    missing = f"{value} IS NULL" + (
+        f" OR isnan({value})" if table.columns[name] == "float" or (table.text and column.type == "float") else ""
+    )
+    probes = []
+    if table.text and column.type in _CASTS:
+        probes.append(_Probe("type", name, f"{raw} IS NOT NULL AND {value} IS NULL", 0.0, f"are not {column.type}"))
+        missing = f"{raw} IS NULL"
+    probes.append(_Probe("missing", name, missing, column.missing, "are missing"))
+    beyond = bounds_sql(column, name)
+    if beyond and column.type in ("int", "float") and table.columns[name] != "null":
+        ends = f"{'' if column.low is None else column.low} .. {'' if column.high is None else column.high}"
+        if "isnan" in missing:
+            beyond = f"{beyond} AND NOT isnan({raw})"
+        probes.append(_Probe("range", name, beyond.replace(raw, value), column.outside, f"lie beyond {ends}"))
+    if column.values is not None and table.columns[name] != "null":
+        known = ", ".join(literal(v) for v in column.values) or "NULL"
+        shown = ", ".join(map(str, column.values[:5])) + (", …" if len(column.values) > 5 else "")
+        probes.append(
+            _Probe(
+                "values",
+                name,
+                f"{value} IS NOT NULL AND {value} NOT IN ({known})",
+                column.others,
+                f"are none of {shown}",
+            )
+        )
+    if column.type == "int" and table.columns[name] == "float":
+        probes.append(_Probe("type", name, f"{value} <> floor({value})", 0.0, "are not whole numbers"))
+    return value, probes
+
+
+def _values(
+    connection: duckdb.DuckDBPyConnection, group: Sequence[Table], schema: TableSchema, sound: dict[str, Column], rows: int, label: str, findings: list[Finding],
+) -> tuple[int, int] | None:  # fmt: skip
+    """The pass over the rows. The span of the timestamp column, if there is one."""
+    table = group[0]
+    source = tables.relation([t.path for t in group], text=table.text, as_text=table.text)
+    if rows == 0:
+        findings.append(Finding(check="volume", column=None, message=f"{label} has no rows", count=0, blocking=True))
+        return None
+    probes: list[_Probe] = []
+    selected: list[str] = []
+    distinct: dict[str, int] = {}
+    values: dict[str, str] = {}
+    for name, column in sound.items():
+        values[name], mine = _probes(table, name, column)
+        probes += mine
+    selected += [f"count(*) FILTER (WHERE {p.where})" for p in probes]
+    for name, column in sound.items():
+        if column.type in ("string", "int", "bool") and not column.unique:
+            distinct[name] = len(selected)
+            # Enough to see that a column never changes, for the price of two comparisons.
+            selected.append(f"min({values[name]}) IS NOT DISTINCT FROM max({values[name]})")
+    clock = schema.timestamp if schema.timestamp in sound and sound[schema.timestamp].type == "timestamp" else None
+    if clock:
+        selected += [f"epoch_us(min({values[clock]}))", f"epoch_us(max({values[clock]}))"]
+    row = tables.one(connection, f"SELECT {', '.join(selected)} FROM {source}") if selected else ()
+    for probe, count in zip(probes, row, strict=False):
+        if count and (probe.check != "missing" or count > probe.allowed * rows):
+            _tell(connection, source, label, probe, int(count), rows, probe.column, findings)
+    for name, place in distinct.items():
+        if row[place] and rows > 1 and _was_varied(sound[name]):
+            findings.append(
+                Finding(
+                    check="constant",
+                    column=name,
+                    message=f"{label}: {name!r} has the same value in every row",
+                    count=rows,
+                    blocking=False,
+                )
+            )
+    unique = [name for name, column in sound.items() if column.unique]
+    for name in unique:
+        _unique(connection, source, label, name, values[name], rows, findings)
+    if not unique and schema.duplicates < 1:
+        _duplicates(connection, source, label, schema, rows, list(sound), findings)
+    if clock and schema.ordered:
+        _order(connection, group, clock, values[clock], label, findings)
+    return (int(row[-2]), int(row[-1])) if clock and row[-1] is not None else None
+
+
+def _was_varied(column: Column) -> bool:
+    """The schema says the column took several values: it is worth saying that it does not any more."""
+    return (column.values is not None and len(column.values) > 1) or column.high is not None
+
+
+def _tell(
+    connection: duckdb.DuckDBPyConnection, source: str, label: str, probe: _Probe, count: int, rows: int, column: str | None, findings: list[Finding],
+) -> None:  # fmt: skip
+    share = count / rows
+    message = f"{label}: {count} of {rows} values of {column!r} ({share:.2%}) {probe.says}"
+    blocking = share > probe.allowed
+    if probe.allowed:
+        message += f"; {probe.allowed:.1%} are let through"
+    findings.append(Finding(
+        check=probe.check, column=column, message=message, count=count, blocking=blocking,
+        examples=_examples(connection, f"SELECT * FROM {source} WHERE {probe.where} LIMIT {EXAMPLES}", column),
+    ))  # fmt: skip
+
+
+def _examples(connection: duckdb.DuckDBPyConnection, sql: str, column: str | None) -> list[dict[str, Any]]:
+    found = connection.sql(sql).to_arrow_table()
+    names = found.column_names
+    keep = (
+        names[:SHOWN_COLUMNS]
+        if column is None or column in names[:SHOWN_COLUMNS] or column not in names
+        else [*names[: SHOWN_COLUMNS - 1], column]
+    )
+    return [{n: plain(v) for n, v in row.items()} for row in found.select(keep).to_pylist()]
+
+
+def plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else str(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    text = str(value)
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def _unique(
+    connection: duckdb.DuckDBPyConnection,
+    source: str,
+    label: str,
+    name: str,
+    value: str,
+    rows: int,
+    findings: list[Finding],
+) -> None:
+    there, distinct = tables.one(connection, f"SELECT count({value}), count(DISTINCT {value}) FROM {source}")
+    if there == distinct:
+        return
+    again = f"SELECT {value} AS {quote(name)}, count(*) AS times FROM {source} WHERE {value} IS NOT NULL GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"
+    findings.append(Finding(
+        check="unique", column=name, message=f"{label}: {there - distinct} of {rows} values of {name!r} repeat another, the schema says unique",
+        count=int(there - distinct), blocking=True, examples=_examples(connection, again, None),
+    ))  # fmt: skip
+
+
+def _duplicates(
+    connection: duckdb.DuckDBPyConnection, source: str, label: str, schema: TableSchema, rows: int, names: list[str], findings: list[Finding],
+) -> None:  # fmt: skip
+    """Whole rows that repeat another. Large tables are first sketched; only where the sketch sees some are they counted."""
+    if not names:
+        return
+    listed = ", ".join(quote(n) for n in names)
+    if rows > EXACT_DUPLICATES:
+        sketched = int(tables.one(connection, f"SELECT approx_count_distinct(hash({listed})) FROM {source}")[0])
+        if sketched > (0.97 - schema.duplicates) * rows:
+            return
+    distinct = int(tables.one(connection, f"SELECT count(DISTINCT hash({listed})) FROM {source}")[0])
+    count = rows - distinct
+    if count:
+        blocking = count > schema.duplicates * rows
+        message = f"{label}: {count} of {rows} rows ({count / rows:.2%}) repeat another; {schema.duplicates:.1%} are let through"
+        findings.append(Finding(check="duplicates", column=None, message=message, count=count, blocking=blocking))
+
+
+def _order(
+    connection: duckdb.DuckDBPyConnection,
+    group: Sequence[Table],
+    name: str,
+    value: str,
+    label: str,
+    findings: list[Finding],
+) -> None:
+    back = 0
+    connection.execute("SET preserve_insertion_order = true")
+    for table in group:
+        source = tables.relation([table.path], text=table.text, as_text=table.text)
+        back += int(
+            tables.one(
+                connection,
+                f"SELECT count(*) FROM (SELECT {value} < lag({value}) OVER () AS back FROM {source}) WHERE back",
+            )[0]
+        )
+    connection.execute("SET preserve_insertion_order = false")
+    if back:
+        findings.append(
+            Finding(
+                check="order",
+                column=name,
+                message=f"{label}: {back} rows are earlier than the row before them",
+                count=back,
+                blocking=True,
+            )
+        )
+
+
+def _volume(
+    rows: dict[Path, int], schema: TableSchema, history: Sequence[int], base: Path | None, findings: list[Finding]
+) -> None:
+    """Each file against the median of the deliveries before it."""
+    usual = statistics.median(history) if history else 0
+    if not usual:
+        return
+    for path, count in rows.items():
+        if count and not schema.fewest * usual <= count <= schema.most * usual:
+            label = path.name if base is None or base == path else str(path.relative_to(base))
+            side = "few" if count < usual else "many"
+            message = f"{label} has {count} rows, too {side}: earlier deliveries had {usual:.0f} (let through: {schema.fewest:g} to {schema.most:g} times)"
+            findings.append(Finding(check="volume", column=None, message=message, count=count, blocking=True))
+
+
+def _freshness(newest: int | None, schema: TableSchema, at: int | None, findings: list[Finding]) -> None:
+    if newest is None or schema.freshness is None or at is None or at <= 0:
+        return
+    age = at - newest
+    if age > duration_us(schema.freshness):
+        message = f"the newest row is of {when(newest)}, {age / 86_400_000_000:.1f} days before now; the schema says at most {schema.freshness}"
+        findings.append(Finding(check="freshness", column=schema.timestamp, message=message, count=1, blocking=False))
+
+
+def without_examples(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Findings as the chain keeps them: rows people may ask to be forgotten stay out of it."""
+    return [{k: v for k, v in msgspec.to_builtins(f).items() if k != "examples"} for f in findings]

@@ -1,0 +1,186 @@
+"""Both names of a file's bytes (MD5 for DVC, SHA-256 for the ledger) from one read, and the copy made in the same read.
+
+MD5 here is a name, never a proof: wherever integrity matters the SHA-256 stands beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from holdfast.core.errors import BadInput, Conflict
+from holdfast.data.tree import signature
+
+SMALL = 1 << 20
+PIECE = 2 << 20
+WORKERS = min(16, 4 * (os.cpu_count() or 1))
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """Names of a file's bytes, and the stat they were read under."""
+
+    md5: str
+    sha256: str
+    stat: tuple[int, int, int, int]
+    mode: int = 0o644
+
+    @property
+    def size(self) -> int:
+        return self.stat[0]
+
+
+def open_regular(path: str | os.PathLike[str]) -> tuple[int, os.stat_result]:
+    """Open a file for reading, never waiting on a pipe.
+
+    Raises:
+        BadInput: it is not a regular file.
+        OSError: as ``open``.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise BadInput(f"{os.fspath(path)} is not a regular file")
+    return fd, status
+
+
+def digest(
+    path: str | os.PathLike[str], *, copy_to: int | None = None, on_bytes: Callable[[int], None] | None = None
+) -> Digest:
+    """Hash a file; with ``copy_to`` the same bytes are written to that descriptor.
+
+    Raises:
+        Conflict: the file changed while it was read.
+        BadInput: not a regular file.
+    """
+    fd, before = open_regular(path)
+    try:
+        if before.st_size <= SMALL:
+            md5, sha256, count = _small(fd, before.st_size, copy_to)
+        else:
+            md5, sha256, count = _large(fd, copy_to, on_bytes)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if signature(before) != signature(after) or count != after.st_size:
+        raise Conflict(f"{os.fspath(path)} changed while it was read", hint="wait until it is written, then run again")
+    return Digest(md5, sha256, signature(after), stat.S_IMODE(after.st_mode))
+
+
+def _small(fd: int, size: int, copy_to: int | None) -> tuple[str, str, int]:
+    data = os.read(fd, size + 1)
+    while len(data) <= size:
+        more = os.read(fd, size + 1 - len(data))
+        if not more:
+            break
+        data += more
+    if copy_to is not None:
+        write_all(copy_to, data)
+    return hashlib.md5(data, usedforsecurity=False).hexdigest(), hashlib.sha256(data).hexdigest(), len(data)
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+class _Lane(threading.Thread):
+    """Does one kind of work on pieces handed to it; a hash or a write per lane, all lanes on the same piece."""
+
+    def __init__(self, work: Callable[[memoryview], object]) -> None:
+        super().__init__(daemon=True)
+        self.work, self.piece = work, memoryview(b"")
+        self.given, self.taken = threading.Semaphore(0), threading.Semaphore(0)
+        self.error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            self.given.acquire()
+            if not self.piece:
+                return
+            try:
+                if self.error is None:
+                    self.work(self.piece)
+            except OSError as error:
+                self.error = error
+            self.taken.release()
+
+    def give(self, piece: memoryview) -> None:
+        self.piece = piece
+        self.given.release()
+
+
+def _large(fd: int, copy_to: int | None, on_bytes: Callable[[int], None] | None) -> tuple[str, str, int]:
+    """Hash in lanes beside each other; the next piece is read while this one is worked on."""
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    works: list[Callable[[memoryview], object]] = [md5.update, sha256.update]
+    if copy_to is not None:
+        works.append(lambda piece: write_all(copy_to, piece))
+    lanes = [_Lane(work) for work in works]
+    buffers = [memoryview(bytearray(PIECE)) for _ in range(2)]
+    count, turn, busy = 0, 0, False
+    try:
+        while True:
+            got = os.readv(fd, [buffers[turn]])
+            if busy:
+                for lane in lanes:
+                    lane.taken.acquire()
+                    if lane.error is not None:
+                        raise lane.error
+            if not got:
+                break
+            for lane in lanes:
+                lane.give(buffers[turn][:got])
+            busy, count, turn = True, count + got, 1 - turn
+            if on_bytes is not None:
+                on_bytes(got)
+    finally:
+        for lane in lanes:
+            lane.give(memoryview(b""))
+    return md5.hexdigest(), sha256.hexdigest(), count
+
+
+def in_parallel(work: Callable[[T], R], items: Sequence[T], *, workers: int = WORKERS) -> Iterable[R]:
+    """Results in the items' order. The first error ends it; nothing new is begun after it."""
+    if len(items) < 4:
+        yield from map(work, items)
+        return
+    # Handing over one small file at a time costs more than hashing it.
+    step = max(1, min(64, len(items) // (workers * 4)))
+    groups = [items[at : at + step] for at in range(0, len(items), step)]
+    with ThreadPoolExecutor(workers, thread_name_prefix="holdfast-data") as pool:
+        try:
+            for results in pool.map(lambda group: [work(item) for item in group], groups):
+                yield from results
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def tree_sha256(members: Iterable[tuple[str, str, int]]) -> str:
+    """The SHA-256 name of a folder: over the canonical JSON of its sorted [path, sha256, size] triples."""
+    import msgspec
+
+    return hashlib.sha256(msgspec.json.encode(sorted(members))).hexdigest()
+
+
+def same_bytes(path: Path, md5: str) -> bool:
+    """Whether a file is there with these bytes."""
+    try:
+        fd, _ = open_regular(path)
+    except (OSError, BadInput):
+        return False
+    with open(fd, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5

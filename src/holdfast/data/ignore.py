@@ -1,0 +1,159 @@
+"""``.dvcignore`` and ``.gitignore``: which paths are not there. Plain patterns are matched here; the rest by ``pathspec``."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from holdfast.core.errors import BadInput
+
+Match = Callable[[str, bool], bool | None]
+"""(path below the pattern file's folder, is it a folder) → ignored, kept by a negation, or not spoken of."""
+
+
+def compile_patterns(lines: Sequence[str]) -> Match | None:
+    """A matcher for the lines of one ignore file; None when no line says anything."""
+    patterns = [line.rstrip("\n\r") for line in lines if line.strip() and not line.startswith("#")]
+    if not patterns:
+        return None
+    if all(_is_plain(p) for p in patterns):
+        return _plain(patterns)
+    import pathspec
+
+    spec = pathspec.GitIgnoreSpec.from_lines(patterns)
+
+    def match(path: str, folder: bool) -> bool | None:
+        return spec.check_file(path + "/" if folder else path).include
+
+    return match
+
+
+def _is_plain(pattern: str) -> bool:
+    body = pattern.removeprefix("/").removesuffix("/")
+    return (
+        not pattern.startswith("!")
+        and "\\" not in pattern
+        and "/" not in body
+        and "**" not in body
+        and "[" not in body
+        and body == body.strip()
+    )
+
+
+def _plain(patterns: list[str]) -> Match:
+    anchored, anywhere = set[tuple[str, bool]](), set[tuple[str, bool]]()
+    globs: list[tuple[str, bool, bool]] = []
+    for pattern in patterns:
+        body, only_folder, rooted = pattern.strip("/"), pattern.endswith("/"), pattern.startswith("/")
+        if "*" in body or "?" in body:
+            globs.append((body, rooted, only_folder))
+        else:
+            (anchored if rooted else anywhere).add((body, only_folder))
+
+    def match(path: str, folder: bool) -> bool | None:
+        head, _, name = path.rpartition("/")
+        if (name, False) in anywhere or (folder and (name, True) in anywhere):
+            return True
+        if not head and ((name, False) in anchored or (folder and (name, True) in anchored)):
+            return True
+        for body, rooted, only_folder in globs:
+            if (folder or not only_folder) and (not rooted or not head) and fnmatch.fnmatchcase(name, body):
+                return True
+        return None
+
+    return match
+
+
+def read(file: Path) -> Match | None:
+    """The matcher of an ignore file; None if there is none or it is empty."""
+    try:
+        return compile_patterns(file.read_text(encoding="utf-8", errors="replace").splitlines())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def below(root: Path, folder: Path) -> Callable[[str, bool], bool] | None:
+    """What ``.dvcignore`` files at or above a data folder (up to ``root``) ignore, as paths below that folder.
+
+    None when nothing is ignored, which is the fast way.
+    """
+    chain: list[tuple[str, Match]] = []
+    inner = os.path.relpath(folder, root)
+    parts = [] if inner == "." else inner.split(os.sep)
+    for depth in range(len(parts) + 1):
+        at = Path(root, *parts[:depth])
+        if at == folder and at != root:
+            break
+        matcher = read(at / ".dvcignore")
+        if matcher is not None:
+            chain.append(("/".join(parts[depth:]), matcher))
+    if not chain:
+        return None
+
+    def ignored(path: str, is_folder: bool) -> bool:
+        for prefix, matcher in reversed(chain):
+            verdict = matcher(f"{prefix}/{path}" if prefix else path, is_folder)
+            if verdict is not None:
+                return verdict
+        return False
+
+    return ignored
+
+
+def refuse_inside(folder: Path) -> None:
+    """DVC refuses an ignore file inside the folder being added; so do we.
+
+    Raises:
+        BadInput: there is one.
+    """
+    if (folder / ".dvcignore").exists():
+        raise BadInput(f"{folder}/.dvcignore lies inside the data", hint="move it to a folder above the data")
+
+
+def escape(name: str) -> str:
+    """A file name as a .gitignore line that matches only it, escaped as DVC escapes."""
+    out = name.replace("\\", "\\\\")
+    for char in "[]*?":
+        out = out.replace(char, "\\" + char)
+    if out[:1] in "#!":
+        out = "\\" + out
+    return out
+
+
+def add_line(folder: Path, name: str) -> bool:
+    """Have ``folder/.gitignore`` ignore ``/name``. True if it changed."""
+    line = "/" + escape(name)
+    file = folder / ".gitignore"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        text = ""
+    if line in text.splitlines():
+        return False
+    _replace(file, text + ("\n" if text and not text.endswith("\n") else "") + line + "\n")
+    return True
+
+
+def remove_line(folder: Path, name: str) -> bool:
+    """Take ``/name`` out again; a file left empty is removed. True if it changed."""
+    line, file = "/" + escape(name), folder / ".gitignore"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    except FileNotFoundError:
+        return False
+    kept = [text for text in lines if text.rstrip("\r\n") != line]
+    if len(kept) == len(lines):
+        return False
+    if kept:
+        _replace(file, "".join(kept))
+    else:
+        file.unlink()
+    return True
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(f".gitignore.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(file)

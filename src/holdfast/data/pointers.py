@@ -1,0 +1,390 @@
+"""Pointer files (``X.dvc``), byte for byte as DVC 3.x writes them.
+
+The plain form is read and written here without a YAML library, because ``status`` reads many of them; anything else goes
+through ``ruamel.yaml``, which keeps comments, key order and what people wrote under ``meta``.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdfast.core.errors import BadInput
+from holdfast.data import ignore
+from holdfast.data.repository import Repository
+from holdfast.data.tree import SKIPPED
+
+LARGEST = 4 << 20
+DEEPEST = 32
+_MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?\Z")
+_PLAIN_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
+_NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"})
+_LINE = re.compile(r"(- |  )(md5|size|nfiles|isexec|hash|path): ([^#\n]+)\Z")
+_TOP = frozenset({"outs", "deps", "md5", "frozen", "meta", "desc", "wdir", "always_changed"})
+_OUT = frozenset(
+    [
+        "md5",
+        "size",
+        "nfiles",
+        "isexec",
+        "hash",
+        "path",
+        "desc",
+        "type",
+        "labels",
+        "meta",
+        "remote",
+        "cache",
+        "push",
+        "persist",
+    ]
+    + ["files", "cloud", "fs_config", "metric", "plot", "etag", "checksum", "version_id", "md5-dos2unix"]
+)
+
+
+@dataclass(frozen=True)
+class Out:
+    """One tracked path of a pointer. ``place`` is where it lies; ``md5`` None means it was never hashed."""
+
+    place: Path
+    path: str
+    md5: str | None
+    size: int | None = None
+    nfiles: int | None = None
+    isexec: bool = False
+    legacy: bool = False
+    cache: bool = True
+    push: bool = True
+    remote: str | None = None
+
+    @property
+    def is_folder(self) -> bool:
+        return self.md5 is not None and self.md5.endswith(".dir")
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """A pointer file: where it is, its outs, and what it was imported from, if it was."""
+
+    file: Path
+    outs: tuple[Out, ...]
+    deps: tuple[dict[str, Any], ...] = ()
+    frozen: bool = False
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def read(file: Path, root: Path) -> Pointer:
+    """Read and check a pointer.
+
+    Raises:
+        BadInput: it is too large, not what DVC accepts, or names a path outside the repository.
+    """
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as f:
+            raw = f.read(LARGEST + 1)
+    except OSError as error:
+        raise BadInput(f"{file} cannot be read: {error.strerror}") from None
+    if len(raw) > LARGEST:
+        raise BadInput(f"{file} is larger than {LARGEST >> 20} MiB; that is no pointer")
+    try:
+        text = raw.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        raise BadInput(f"{file} is not UTF-8 text; that is no pointer") from None
+    return parse(text, file, root)
+
+
+def parse(text: str, file: Path, root: Path) -> Pointer:
+    """As ``read``, from text."""
+    data = _parse_plain(text)
+    if data is None:
+        data = load_yaml(text, file)
+    if not isinstance(data, dict):
+        raise BadInput(f"{file} is not a pointer: a mapping with `outs` is expected")
+    for key in data:
+        if key not in _TOP:
+            raise BadInput(f"{file} has a key DVC does not know: {key!r}", hint="free text belongs under `meta`")
+    folder = file.parent
+    wdir = data.get("wdir")
+    if wdir is not None:
+        folder = Path(os.path.normpath(folder / _text(wdir, "wdir", file)))
+    outs = data.get("outs") or []
+    if not isinstance(outs, list):
+        raise BadInput(f"{file}: `outs` is not a list")
+    deps = [d for d in data.get("deps") or [] if isinstance(d, dict)]
+    return Pointer(file, tuple(_out(o, folder, file, root) for o in outs), tuple(deps), bool(data.get("frozen")), data)
+
+
+def _parse_plain(text: str) -> dict[str, Any] | None:
+    """The form DVC writes for added data; None when the text has anything beyond it."""
+    lines = text.split("\n")
+    if len(lines) < 3 or lines[0] != "outs:" or lines.pop() != "":
+        return None
+    outs: list[dict[str, Any]] = []
+    for line in lines[1:]:
+        match = _LINE.match(line)
+        if match is None:
+            return None
+        head, key, value = match.groups()
+        if head == "- ":
+            outs.append({})
+        elif not outs:
+            return None
+        if key in outs[-1]:
+            return None
+        if key in ("size", "nfiles"):
+            if not value.isdecimal() or not value.isascii() or (value[0] == "0" and value != "0"):
+                return None
+            outs[-1][key] = int(value)
+        elif key == "isexec":
+            if value not in ("true", "false"):
+                return None
+            outs[-1][key] = value == "true"
+        elif key == "md5":
+            if not _MD5.match(value) or value.isdecimal() or re.fullmatch(r"[0-9]+e[0-9]+", value):
+                return None
+            outs[-1][key] = value
+        else:
+            if not _is_plain(value):
+                return None
+            outs[-1][key] = value
+    return {"outs": outs}
+
+
+def _is_plain(value: str) -> bool:
+    return _PLAIN_PATH.match(value) is not None and value.lower() not in _NOT_TEXT
+
+
+def load_yaml(text: str, where: Path, *, aliases: bool = False) -> Any:
+    """YAML 1.2 as plain Python values. Without ``aliases`` an anchor is refused, which is how YAML bombs are built.
+
+    Raises:
+        BadInput: it is not YAML, is nested too deeply, or uses an anchor where none may be.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+
+    try:
+        depth = 0
+        uses = 0
+        for event in YAML(typ="safe", pure=True).parse(text):
+            depth += isinstance(event, CollectionStartEvent)
+            depth -= isinstance(event, CollectionEndEvent)
+            uses += isinstance(event, AliasEvent)
+            if depth > DEEPEST:
+                raise BadInput(f"{where} is nested deeper than {DEEPEST}")
+            if uses and (not aliases or uses > 1000):
+                raise BadInput(f"{where} uses YAML anchors", hint="write the values out")
+        yaml = YAML(typ="safe", pure=True)
+        return yaml.load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        line = str(getattr(error, "problem", None) or error).splitlines()[0]
+        mark = getattr(error, "problem_mark", None)
+        raise BadInput(f"{where}{f':{mark.line + 1}' if mark else ''} is not YAML: {line}") from None
+
+
+def _text(value: object, key: str, file: Path) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise BadInput(f"{file}: `{key}` is not text")
+    return value
+
+
+def _out(raw: object, folder: Path, file: Path, root: Path) -> Out:
+    if not isinstance(raw, dict):
+        raise BadInput(f"{file}: an entry of `outs` is not a mapping")
+    for key in raw:
+        if key not in _OUT:
+            raise BadInput(
+                f"{file}: an out has a key DVC does not know: {key!r}", hint="free text belongs under `meta`"
+            )
+    path = _text(raw.get("path"), "path", file)
+    md5 = raw.get("md5", raw.get("md5-dos2unix"))
+    if md5 is not None and (not isinstance(md5, str) or not _MD5.match(md5)):
+        raise BadInput(
+            f"{file}: {md5!r} is not an md5", hint="32 hexadecimal digits, with .dir behind them for a folder"
+        )
+    for key in ("size", "nfiles"):
+        if raw.get(key) is not None and (not isinstance(raw[key], int) or raw[key] < 0):
+            raise BadInput(f"{file}: `{key}` is not a count")
+    return Out(
+        place=inside(folder, path, root, file),
+        path=path,
+        md5=md5,
+        size=raw.get("size"),
+        nfiles=raw.get("nfiles"),
+        isexec=bool(raw.get("isexec")),
+        legacy=md5 is not None and raw.get("hash") is None,
+        cache=raw.get("cache", True) is not False,
+        push=raw.get("push", True) is not False,
+        remote=raw.get("remote") if isinstance(raw.get("remote"), str) else None,
+    )
+
+
+def inside(folder: Path, path: str, root: Path, file: Path) -> Path:
+    """The place a pointer's path names.
+
+    Raises:
+        BadInput: it is absolute, leads out of the repository (by ``..`` or by a link), or into ``.dvc`` or ``.git``.
+    """
+    if os.path.isabs(path):
+        raise BadInput(f"{file}: {path!r} is an absolute path", hint="only paths inside the repository are tracked")
+    place = Path(os.path.normpath(folder / path))
+    try:
+        parts = place.relative_to(root).parts
+    except ValueError:
+        parts = ()
+    if not parts or SKIPPED.intersection(parts):
+        raise BadInput(f"{file}: {path!r} is not a place inside the repository")
+    real = os.path.realpath(place.parent)
+    top = os.path.realpath(root)
+    if real != top and not real.startswith(top + os.sep):
+        raise BadInput(f"{file}: {path!r} leads out of the repository by a link")
+    return place
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def fields(*, md5: str, size: int, nfiles: int | None = None, isexec: bool = False) -> dict[str, Any]:
+    """What an out says about its content, in DVC's order (``path`` comes behind it)."""
+    out: dict[str, Any] = {"md5": md5, "size": size}
+    if nfiles is not None:
+        out["nfiles"] = nfiles
+    if isexec:
+        out["isexec"] = True
+    out["hash"] = "md5"
+    return out
+
+
+def render_new(path: str, content: dict[str, Any]) -> str:
+    """The text of a fresh pointer with one out."""
+    data = {"outs": [{**content, "path": path}]}
+    if not _is_plain(path) or len(path) > 60:
+        return dump_yaml(data)
+    lines = ["outs:"]
+    for at, (key, value) in enumerate(data["outs"][0].items()):
+        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+        if key == "md5" and _looks_numeric(text):
+            return dump_yaml(data)
+        lines.append(f"{'  ' if at else '- '}{key}: {text}")
+    return "\n".join(lines) + "\n"
+
+
+def _looks_numeric(text: str) -> bool:
+    return text.isdecimal() or re.fullmatch(r"[0-9]+e[0-9]+", text) is not None
+
+
+def render_changed(text: str, file: Path, content: dict[str, dict[str, Any]]) -> str:
+    """An existing pointer with new content for some of its outs (by ``path``); all else stays as people wrote it.
+
+    As DVC does: existing keys keep their place, new keys go to the end, keys equal to their default are dropped.
+    """
+    data = _round_trip().load(text)
+    for out in data["outs"]:
+        new = content.get(out["path"])
+        if new is None:
+            continue
+        for key in ("md5", "size", "nfiles", "isexec", "hash", "md5-dos2unix"):
+            if key in out and key not in new:
+                del out[key]
+        for key, value in new.items():
+            out[key] = value
+        for key, default in (("cache", True), ("push", True), ("persist", False)):
+            if out.get(key) is default:
+                del out[key]
+    if data.get("frozen") is False:
+        del data["frozen"]
+    return _dump(data)
+
+
+def dump_yaml(data: Any) -> str:
+    """YAML in DVC's style: block, lists not indented, final newline."""
+    return _dump(data)
+
+
+def _round_trip() -> Any:
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.default_flow_style = False
+    return yaml
+
+
+def _dump(data: Any) -> str:
+    buffer = io.StringIO()
+    _round_trip().dump(data, buffer)
+    return buffer.getvalue()
+
+
+def write(file: Path, text: str) -> None:
+    """Replace a pointer in one step: a reader sees the old one or the new one."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(fd, text.encode("utf-8"))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.replace(file)
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def find(repo: Repository) -> Iterator[Path]:
+    """All pointer files of a repository in order of path. Tracked folders, ignored ones and nested repositories are
+    not entered."""
+    yield from sorted(_find(repo.root, []))
+
+
+def _find(folder: Path, matchers: Sequence[tuple[str, ignore.Match]], prefix: str = "") -> Iterable[Path]:
+    found: list[Path] = []
+    with os.scandir(folder) as it:
+        entries = list(it)
+    names = {e.name for e in entries}
+    if prefix and ".dvc" in names:
+        return found
+    chain = list(matchers)
+    for name in (".gitignore", ".dvcignore"):
+        matcher = ignore.read(folder / name) if name in names else None
+        if matcher is not None:
+            chain.append((prefix, matcher))
+    for entry in entries:
+        if entry.name.endswith(".dvc") and entry.name != ".dvc" and not entry.is_dir(follow_symlinks=False):
+            found.append(Path(entry.path))
+        elif entry.is_dir(follow_symlinks=False) and entry.name not in SKIPPED:
+            path = prefix + entry.name
+            if not _ignored(path, chain) and not (entry.name + ".dvc" in names and _tracks(folder, entry.name)):
+                found += _find(Path(entry.path), chain, path + "/")
+    return found
+
+
+def _tracks(folder: Path, name: str) -> bool:
+    """Whether ``name.dvc`` speaks of ``name``: then what is in it is data, never pointers."""
+    try:
+        return name in (folder / f"{name}.dvc").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _ignored(path: str, chain: Sequence[tuple[str, ignore.Match]]) -> bool:
+    for prefix, matcher in reversed(chain):
+        verdict = matcher(path[len(prefix) :], True)
+        if verdict is not None:
+            return verdict
+    return False
+
+
+def read_all(repo: Repository) -> list[Pointer]:
+    """Every pointer of the repository.
+
+    Raises:
+        BadInput: one of them is not a pointer.
+    """
+    return [read(file, repo.root) for file in find(repo)]

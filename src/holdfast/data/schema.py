@@ -1,0 +1,316 @@
+"""A table's schema: inferred once, kept as a reviewable YAML file beside the pointer, never overwritten.
+
+What is inferred leaves room for honest change: ranges are ten times wider than what was seen, a value set is closed only when
+the sample says that nothing is unseen (Good and Turing's estimate: the share of values seen once), a float column may miss
+a little. People tighten it where they know more.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+
+from holdfast.core.errors import BadData, BadInput, did_you_mean
+from holdfast.core.identity import digest, duration_text, duration_us, from_us
+from holdfast.data import names, tables
+from holdfast.data.pointers import load_yaml
+from holdfast.data.tables import Table, literal, quote
+
+KINDS = ("int", "float", "string", "bool", "timestamp", "date", "time", "bytes", "nested")
+DECLARED = {"int64": "int", "float64": "float", "string": "string", "bool": "bool", "timestamp": "timestamp"}
+DOMAIN_LIMIT = 64
+
+
+class Column(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a column's values may be. Shares are of the rows of one delivery."""
+
+    type: str
+    missing: float = 1.0
+    unique: bool = False
+    low: float | int | None = None
+    high: float | int | None = None
+    outside: float = 0.0
+    values: list[str | int | bool] | None = None
+    others: float = 0.0
+    optional: bool = False
+
+
+class TableSchema(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a table may look like. ``fewest``/``most`` bound a delivery's rows, as multiples of the median of the earlier
+    ones; ``freshness`` is how old its newest row may be; ``extra`` says whether columns that are not listed are let in."""
+
+    columns: dict[str, Column]
+    timestamp: str | None = None
+    ordered: bool = False
+    freshness: str | None = None
+    duplicates: float = 1.0
+    fewest: float = 0.6
+    most: float = 3.0
+    extra: bool = True
+
+    @property
+    def version(self) -> str:
+        return digest(msgspec.to_builtins(self))
+
+
+def file_for(path: Path) -> Path:
+    """Where the schema of a tracked path is kept."""
+    return path.with_name(path.name + ".schema.yaml")
+
+
+def load(path: Path) -> TableSchema | None:
+    """The schema kept beside a tracked path, or None.
+
+    Raises:
+        BadInput: the file is there and cannot be used; the message names the place.
+    """
+    file = file_for(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    if len(text) > 4 << 20:
+        raise BadInput(f"{file} is too large for a schema")
+    data = load_yaml(text, file)
+    try:
+        schema = msgspec.convert(data, TableSchema)
+    except msgspec.ValidationError as error:
+        raise BadInput(
+            f"{file.name}: {error}", hint="known keys of a column: " + ", ".join(Column.__struct_fields__)
+        ) from None
+    for name, column in schema.columns.items():
+        if column.type not in KINDS:
+            raise BadInput(
+                f"{file.name}: column {name!r} has type {column.type!r}",
+                hint=did_you_mean(column.type, KINDS, kind="type"),
+            )
+    if schema.freshness is not None:
+        duration_us(schema.freshness)
+    return schema
+
+
+def save(path: Path, schema: TableSchema) -> Path:
+    """Write the schema beside a tracked path, unless people have one there already."""
+    file = file_for(path)
+    if not file.exists():
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        temporary.write_text(render(schema, path.name), encoding="utf-8")
+        temporary.replace(file)
+    return file
+
+
+def ensure(path: Path, *, timestamp: str | None = None) -> TableSchema | None:
+    """The schema kept beside a path; inferred and kept at the first look. None when there is no table."""
+    kept = load(path)
+    if kept is not None or not names.tables_in(path):
+        return kept
+    schema = infer(path, timestamp=timestamp)
+    save(path, schema)
+    return schema
+
+
+def render(schema: TableSchema, name: str) -> str:
+    """The YAML text, one line a column, so that a review shows what changed."""
+    lines = [
+        f"# The schema of {name}, inferred from its first version. It is yours: edit it, it is never overwritten.",
+        "# missing, others, outside: the largest share of rows that may lack a value, have one not listed, lie beyond low..high.",
+        "# fewest, most: a delivery's rows as multiples of the median of the earlier ones.",
+    ]
+    top = msgspec.to_builtins(schema)
+    columns = top.pop("columns")
+    shown = {"timestamp": schema.timestamp, "ordered": schema.ordered, "freshness": schema.freshness, "duplicates": schema.duplicates,
+             "fewest": schema.fewest, "most": schema.most, "extra": schema.extra}  # fmt: skip
+    lines += [f"{key}: {_scalar(value)}" for key, value in shown.items() if value is not None]
+    lines.append("columns:")
+    for column, spec in columns.items():
+        inner = ", ".join(f"{key}: {_scalar(value)}" for key, value in spec.items())
+        lines.append(f"  {_scalar(column)}: {{{inner}}}")
+    return "\n".join(lines) + "\n"
+
+
+def _scalar(value: Any) -> str:
+    if (
+        isinstance(value, str)
+        and value.isidentifier()
+        and value.lower() not in {"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"}
+    ):
+        return value
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def declared(schema: Mapping[str, Any]) -> TableSchema:
+    """A mapping of columns to types, as ``Source(schema=…)`` takes it.
+
+    Raises:
+        BadInput: a type is not one.
+    """
+    names: dict[Any, str] = {
+        int: "int",
+        float: "float",
+        str: "string",
+        bool: "bool",
+        **{k: k for k in KINDS},
+        **DECLARED,
+    }
+    columns = {}
+    for name, value in schema.items():
+        if value not in names:
+            raise BadInput(
+                f"column {name!r}: {value!r} is not a type", hint="use int, float, str, bool, or 'timestamp'"
+            )
+        columns[name] = Column(type=names[value])
+    return TableSchema(columns=columns, fewest=0.0, most=math.inf)
+
+
+# --- inference --------------------------------------------------------------------------------------------------------
+
+
+def infer(path: Path, *, timestamp: str | None = None, files: Sequence[Path] | None = None) -> TableSchema:
+    """Look at every row once and say what the next delivery should look like.
+
+    Raises:
+        BadData: there is no table, or the files of a folder do not agree on their columns' types.
+    """
+    found = list(files) if files is not None else names.tables_in(path)
+    if not found:
+        raise BadData(f"{path} holds no table", hint="parquet and CSV files have schemas")
+    with tables.connect() as connection:
+        looked = [tables.describe(connection, file) for file in found]
+        return _infer(connection, looked, timestamp)
+
+
+def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp: str | None) -> TableSchema:
+    kinds = _agree(looked)
+    source = tables.relation([t.path for t in looked], text=looked[0].text)
+    parts = ["count(*)"]
+    for name, kind in kinds.items():
+        column = quote(name)
+        if kind == "float":
+            column = f"CASE WHEN isnan({column}) THEN NULL ELSE {column} END"
+        parts.append(f"count({column})")
+        parts.append(f"approx_count_distinct({column})" if kind != "nested" else "0")
+        wide = kind in ("int", "float")
+        parts.append(
+            f"min({column})"
+            if wide
+            else f"epoch_us(min({column})::TIMESTAMP)"
+            if kind in ("timestamp", "date")
+            else "NULL"
+        )
+        parts.append(
+            f"max({column})"
+            if wide
+            else f"epoch_us(max({column})::TIMESTAMP)"
+            if kind in ("timestamp", "date")
+            else "NULL"
+        )
+    try:
+        row = tables.one(connection, f"SELECT {', '.join(parts)} FROM {source}")
+    except duckdb.Error as error:
+        raise BadData(
+            f"the table cannot be read: {str(error).splitlines()[0]}", hint="was a file cut off while it was written?"
+        ) from None
+    rows = int(row[0])
+    columns: dict[str, Column] = {}
+    spans: dict[str, tuple[int, int]] = {}
+    for at, (name, kind) in enumerate(kinds.items()):
+        there, distinct, low, high = row[1 + 4 * at : 5 + 4 * at]
+        columns[name] = _column(connection, source, name, kind, rows, int(there), int(distinct), low, high)
+        if kind == "timestamp" and there:
+            spans[name] = (int(low), int(high))
+    if timestamp is None and len(spans) == 1:
+        timestamp = next(iter(spans))
+    if timestamp is not None and timestamp not in columns:
+        raise BadData(f"there is no column {timestamp!r}", hint=did_you_mean(timestamp, columns, kind="column"))
+    freshness = None
+    if timestamp in spans and timestamp is not None:
+        # A delivery may be as late as two of its own lengths, and never less than two days.
+        length = (spans[timestamp][1] - spans[timestamp][0]) // max(1, len(looked))
+        freshness = duration_text(max(2, 2 * math.ceil(length / 86_400_000_000)) * 86_400_000_000)
+    unique = any(c.unique for c in columns.values())
+    return TableSchema(columns=columns, timestamp=timestamp, freshness=freshness, duplicates=0.0 if unique else 0.01)
+
+
+def _agree(looked: list[Table]) -> dict[str, str]:
+    """One type per column over all files; int and float agree on float, nothing but nulls agrees with all."""
+    out: dict[str, str] = {}
+    for table in looked:
+        for name, kind in table.columns.items():
+            old = out.get(name, "null")
+            if old == "null" or old == kind:
+                out[name] = kind
+            elif {old, kind} == {"int", "float"}:
+                out[name] = "float"
+            elif kind != "null":
+                raise BadData(
+                    f"{table.path.name}: column {name!r} is {kind}, elsewhere {old}",
+                    hint="a folder is one table: mend the file that differs",
+                )
+    return {name: "string" if kind == "null" else kind for name, kind in out.items()}
+
+
+def _column(
+    connection: duckdb.DuckDBPyConnection, source: str, name: str, kind: str, rows: int, there: int, distinct: int, low: Any, high: Any
+) -> Column:  # fmt: skip
+    gone = rows - there
+    if gone:
+        missing = min(1.0, _round_up(2 * gone / rows + 0.05))
+    else:
+        missing = 0.05 if kind == "float" or rows < 100 else 0.0
+    column = Column(type=kind, missing=missing)
+    quoted = quote(name)
+    if kind in ("int", "string") and rows >= 100 and there == rows and distinct >= 0.9 * rows:
+        column.unique = int(tables.one(connection, f"SELECT count(DISTINCT {quoted}) FROM {source}")[0]) == rows
+    if kind in ("string", "bool") and there and distinct <= 2 * DOMAIN_LIMIT:
+        counted = connection.execute(
+            f"SELECT {quoted}, count(*) FROM {source} WHERE {quoted} IS NOT NULL GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+        if kind == "string" and len(counted) <= DOMAIN_LIMIT and there >= 20 * len(counted):
+            once = sum(1 for _, n in counted if n == 1)
+            column.values = [value for value, _ in counted]
+            column.others = _round_up(max(0.01, 10 * once / there)) if once else 0.0
+    if kind in ("int", "float") and there and low is not None and math.isfinite(low) and math.isfinite(high):
+        # A key that counts up, a constant, or a part of the calendar has no upper end worth guessing.
+        column.low = 0 if low >= 0 else _widen(low, high)
+        if not column.unique and distinct > 1:
+            column.high = 0 if high <= 0 else _widen(high, low)
+        column.outside = 0.001
+    return column
+
+
+def _widen(end: float, other: float) -> int | float:
+    reach = max(10 * abs(end), abs(end - other))
+    wide = math.copysign(_two_digits(reach), end)
+    return int(wide) if abs(wide) < 2**53 and wide == int(wide) else wide
+
+
+def _two_digits(value: float) -> float:
+    if value == 0:
+        return 0.0
+    scale = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.ceil(value / scale) * scale:.12g}")
+
+
+def _round_up(share: float) -> float:
+    return math.ceil(share * 1000) / 1000
+
+
+def bounds_sql(column: Column, name: str) -> str | None:
+    """The SQL condition of a value beyond the range; None when there is no range."""
+    quoted = quote(name)
+    parts = [f"{quoted} < {literal(column.low)}"] if column.low is not None else []
+    parts += [f"{quoted} > {literal(column.high)}"] if column.high is not None else []
+    return "(" + " OR ".join(parts) + ")" if parts else None
+
+
+def when(us: int) -> str:
+    return from_us(us).strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,328 @@
+"""Bytes on disk → a dataset version: hashed, kept in the cache, named by a pointer.
+
+``take`` looks and hashes; ``add`` also keeps. The pointer is written last: a kill before it leaves the old version, after it
+the new one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import time
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from holdfast.core.errors import BadInput, Conflict, NotFound
+from holdfast.core.ports import Progress
+from holdfast.core.records import DatasetVersion
+from holdfast.data import cache as caches
+from holdfast.data import hashing, ignore, manifest, pointers, repository, state, tree
+from holdfast.data.cache import Cache
+from holdfast.data.hashing import Digest
+from holdfast.data.repository import Repository
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The content of a file or a folder at one moment, every byte named. ``fresh`` are the paths that had to be read."""
+
+    place: Path
+    is_folder: bool
+    index: state.Index
+    mode: int
+    fresh: tuple[str, ...] = ()
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        return self.index.stats[0::4].tolist()
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
+
+    @property
+    def files(self) -> int:
+        return len(self.index.paths)
+
+    @cached_property
+    def members(self) -> dict[str, str]:
+        """path → md5."""
+        text = self.index.md5.hex()
+        return {path: text[32 * at : 32 * at + 32] for at, path in enumerate(self.index.paths)}
+
+    @cached_property
+    def triples(self) -> list[tuple[str, str, int]]:
+        """(path, sha256, size) of every file, sorted by path."""
+        text = self.index.sha256.hex()
+        return sorted(
+            (path, text[64 * at : 64 * at + 64], size)
+            for at, (path, size) in enumerate(zip(self.index.paths, self.sizes, strict=True))
+        )
+
+    @property
+    def md5(self) -> str:
+        return self.index.md5_dir if self.is_folder else self.index.md5.hex()
+
+    @property
+    def sha256(self) -> str:
+        return self.index.tree if self.is_folder else self.index.sha256.hex()
+
+    @property
+    def isexec(self) -> bool:
+        return not self.is_folder and bool(self.mode & stat.S_IXUSR)
+
+    def version(
+        self, name: str, path: str, *, at: int, rows: int | None = None, schema: str | None = None
+    ) -> DatasetVersion:
+        return DatasetVersion(
+            name=name, path=path, md5=self.md5, sha256=self.sha256, size=self.size, files=self.files, rows=rows, schema=schema, at=at,
+        )  # fmt: skip
+
+
+def assembled(place: Path, files: Iterable[tuple[str, str, str, int]]) -> Snapshot:
+    """A folder's snapshot from (path, md5, sha256, size) of files whose bytes are in the cache already."""
+    index = state.Index()
+    md5s, shas = [], []
+    for path, md5, sha256, size in sorted(files):
+        index.paths.append(path)
+        index.stats.extend((size, 0, 0, 0))
+        md5s.append(bytes.fromhex(md5))
+        shas.append(bytes.fromhex(sha256))
+    index.md5, index.sha256 = b"".join(md5s), b"".join(shas)
+    _name_whole(index)
+    return Snapshot(place, True, index, 0o755)
+
+
+def _name_whole(index: state.Index) -> None:
+    """Work out the names of the whole."""
+    md5, sha256, sizes = index.md5.hex(), index.sha256.hex(), index.stats[0::4]
+    data = manifest.render((path, md5[32 * at : 32 * at + 32]) for at, path in enumerate(index.paths))
+    index.md5_dir = manifest.name(data)
+    index.tree = hashing.tree_sha256(
+        (path, sha256[64 * at : 64 * at + 64], sizes[at]) for at, path in enumerate(index.paths)
+    )
+
+
+def take(
+    place: Path,
+    *,
+    repo: Repository | None = None,
+    keep: Cache | None = None,
+    links: tuple[str, ...] = ("copy",),
+    md5_only: bool = False,
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Name every byte at ``place``; only what changed since the last look is read. With ``keep`` every file is also had in
+    that cache afterwards. With ``md5_only`` a file whose SHA-256 is not known is left so.
+
+    Raises:
+        NotFound: nothing is there, or a link is broken.
+        BadInput: something in it cannot be tracked.
+        Conflict: a file changed while it was read.
+    """
+    looked = time.time_ns()
+    try:
+        status = os.stat(place)
+    except FileNotFoundError:
+        raise NotFound(f"{place} does not exist", hint="check the path") from None
+    is_folder = stat.S_ISDIR(status.st_mode)
+    if is_folder:
+        found = tree.listing(place, ignore=ignore.below(repo.root, place) if repo else None)
+    elif stat.S_ISREG(status.st_mode):
+        found = tree.Listing([place.name], array("q", tree.signature(status)))
+    else:
+        raise BadInput(f"{place} is neither a file nor a folder", hint="pipes, sockets and devices cannot be tracked")
+    where = repo.state if repo else None
+    known = state.load(where, place)
+    if not md5_only:
+        known.forget_half_known()
+    if known.same_as(found) and keep is None and (known.md5_dir or not is_folder):
+        return Snapshot(place, is_folder, known, status.st_mode)
+    reuse = known.unchanged(found)
+    absent = _absent(known, reuse, keep)
+    todo = [at for at, old in enumerate(reuse) if old < 0 or at in absent]
+    if not todo and known.same_as(found) and (known.md5_dir or not is_folder):
+        return Snapshot(place, is_folder, known, status.st_mode)
+
+    base = str(place) + "/" if is_folder else str(place.parent) + "/"
+    digests = _read(base, found, todo, keep, links, progress or _silent)
+    index = _merge(found, known, reuse, digests)
+    if is_folder:
+        _name_whole(index)
+    fresh = tuple(found.paths[at] for at in todo if reuse[at] < 0)
+    state.save(where, place, index, looked_at=looked)
+    return Snapshot(place, is_folder, index, status.st_mode, fresh)
+
+
+def _silent(done: int, total: int | None, what: str) -> None:
+    return None
+
+
+def _absent(known: state.Index, reuse: list[int], keep: Cache | None) -> set[int]:
+    """Places in the listing whose digest is known but whose object is not in the cache."""
+    if keep is None:
+        return set()
+    text = known.md5.hex()
+    names = {at: text[32 * old : 32 * old + 32] for at, old in enumerate(reuse) if old >= 0}
+    there = keep.present(names.values())
+    return {at for at, name in names.items() if name not in there}
+
+
+def _read(
+    base: str, found: tree.Listing, todo: list[int], keep: Cache | None, links: tuple[str, ...], progress: Progress
+) -> dict[int, Digest]:
+    def work(at: int) -> Digest:
+        path = base + found.paths[at]
+        if keep is None:
+            return hashing.digest(path)
+        digest = keep.take_in(path, links if found.paths[at] not in found.links else ("copy",))
+        if found.paths[at] in found.links and not _is_ours(path, keep):
+            # DVC tracks what a link shows, as a file of its own.
+            keep.link_into(keep.path(digest.md5), path, links)
+            digest = Digest(digest.md5, digest.sha256, tree.signature(os.stat(path)), digest.mode)
+        return digest
+
+    total = sum(found.stats[4 * at] for at in todo)
+    done, out = 0, {}
+    for at, digest in zip(todo, hashing.in_parallel(work, todo), strict=True):
+        out[at] = digest
+        done += digest.size
+        progress(done, total, found.paths[at])
+    return out
+
+
+def _is_ours(path: str, cache: Cache) -> bool:
+    target = os.path.realpath(path)
+    return target.startswith(os.path.realpath(cache.root) + os.sep)
+
+
+def _merge(found: tree.Listing, known: state.Index, reuse: list[int], digests: dict[int, Digest]) -> state.Index:
+    stats = array("q", found.stats)
+    md5s, shas = [], []
+    for at, old in enumerate(reuse):
+        digest = digests.get(at)
+        if digest is None:
+            md5s.append(known.md5[16 * old : 16 * old + 16])
+            shas.append(known.sha256[32 * old : 32 * old + 32])
+        else:
+            stats[4 * at : 4 * at + 4] = array("q", digest.stat)
+            md5s.append(bytes.fromhex(digest.md5))
+            shas.append(bytes.fromhex(digest.sha256))
+    return state.Index(found.paths, stats, b"".join(md5s), b"".join(shas))
+
+
+# --- the two verbs ----------------------------------------------------------------------------------------------------
+
+
+def identify(path: Path, name: str | None = None, *, at: int = 0, progress: Progress | None = None) -> DatasetVersion:
+    """The version of what lies at ``path``, without keeping anything. Inside a repository, unchanged bytes are not read
+    again.
+
+    Raises:
+        NotFound, BadInput, Conflict: as ``take``.
+    """
+    place = Path(os.path.abspath(path))
+    snapshot = take(place, repo=repository.find(place.parent), progress=progress)
+    return snapshot.version(name or place.stem, place.name, at=at)
+
+
+def add(
+    root: Path, path: Path, *, progress: Progress | None = None, at: int = 0, name: str | None = None
+) -> DatasetVersion:
+    """Track a file or folder as ``dvc add`` does: objects in the cache, pointer beside it, a line in ``.gitignore``.
+
+    Raises:
+        NotFound: nothing is there.
+        BadInput: outside the repository, or something in it cannot be tracked.
+        Conflict: git tracks it already, it lies in a tracked folder, or it changed while it was read.
+    """
+    place = locate(root, path)
+    repo = repository.ensure(place.parent)
+    check_addable(repo, place)
+    with repo.lock():
+        snapshot = take(place, repo=repo, keep=caches.of(repo), links=repo.links, progress=progress)
+        commit(repo, snapshot)
+    return snapshot.version(name or place.stem, os.path.relpath(place, root), at=at)
+
+
+def locate(root: Path, path: Path) -> Path:
+    """The absolute place of a path that is relative to ``root``; links in it stay."""
+    return Path(os.path.normpath(Path(os.path.abspath(root)) / path))
+
+
+def check_addable(repo: Repository, place: Path) -> None:
+    """Raises:
+    NotFound: nothing is there.
+    BadInput: outside the repository, inside .dvc or .git, behind a link, or a pointer itself.
+    Conflict: git tracks it already.
+    """
+    pointers.inside(place.parent, place.name, repo.root, place)
+    if not os.path.lexists(place):
+        raise NotFound(f"{place} does not exist", hint="check the path")
+    if place.is_symlink() and place.is_dir():
+        raise BadInput(f"{place} is a link to a folder", hint="add the folder itself")
+    if place.suffix == ".dvc":
+        raise BadInput(f"{place} is a pointer, not data", hint="commit it with git")
+    if place.is_dir():
+        ignore.refuse_inside(place)
+    if repo.scm is not None and shutil.which("git"):
+        listed = subprocess.run(
+            ["git", "-C", str(repo.scm), "ls-files", "-z", "--", str(place)],
+            capture_output=True,
+            check=False,
+            timeout=60,
+        ).stdout
+        if listed:
+            inner = os.path.relpath(place, repo.scm)
+            raise Conflict(
+                f"git tracks {inner} already",
+                hint=f"let go of it first: git rm -r --cached {inner!r} && git commit -m 'stop tracking'",
+            )
+
+
+def commit(repo: Repository, snapshot: Snapshot) -> None:
+    """Make a snapshot whose files are in the cache the current version: manifest, then .gitignore, then the pointer."""
+    place = snapshot.place
+    if snapshot.is_folder:
+        data = manifest.render(snapshot.members.items())
+        caches.of(repo).put(data, snapshot.md5)
+    content = pointers.fields(
+        md5=snapshot.md5,
+        size=snapshot.size,
+        nfiles=snapshot.files if snapshot.is_folder else None,
+        isexec=snapshot.isexec,
+    )
+    if repo.scm is not None:
+        ignore.add_line(place.parent, place.name)
+    file = place.with_name(place.name + ".dvc")
+    point(repo, file, place.name, content)
+    if repo.autostage and repo.scm is not None:
+        staged = [str(file), str(place.parent / ".gitignore")]
+        subprocess.run(["git", "-C", str(repo.scm), "add", "--", *staged], check=False, capture_output=True, timeout=60)
+
+
+def point(repo: Repository, file: Path, path: str, content: dict[str, object]) -> None:
+    """Write the pointer, or change only what differs in the one that is there."""
+    if not file.exists():
+        pointers.write(file, pointers.render_new(path, content))
+        return
+    old = pointers.read(file, repo.root)
+    mine = next((out for out in old.outs if out.path == path), None)
+    if mine is None:
+        raise Conflict(f"{file} tracks something else", hint="rename one of the two")
+    if (
+        mine.md5 == content["md5"]
+        and not mine.legacy
+        and bool(content.get("isexec")) == mine.isexec
+        and mine.size == content["size"]
+    ):
+        return
+    text = file.read_text(encoding="utf-8")
+    new = pointers.render_changed(text, file, {path: content})
+    if new != text:
+        pointers.write(file, new)

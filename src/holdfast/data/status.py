@@ -1,0 +1,127 @@
+"""What differs between pointers, cache and workspace. Reads only: no lock, no ledger, nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from holdfast.core.errors import NotFound
+from holdfast.data import cache as caches
+from holdfast.data import legacy, pointers, snapshot
+from holdfast.data.pointers import Out, Pointer
+from holdfast.data.repository import Repository
+
+
+class OutState(msgspec.Struct, frozen=True):
+    """One out that is not as its pointer says: ``modified``, ``deleted``, ``not in cache`` or ``new`` (never hashed).
+    The lists say which files of a folder."""
+
+    pointer: str
+    path: str
+    state: str
+    added: list[str] = []
+    changed: list[str] = []
+    removed: list[str] = []
+
+
+class Quarantine(msgspec.Struct, frozen=True):
+    """Files of a dataset that were kept out, and why."""
+
+    name: str
+    path: str
+    why: list[str]
+
+
+def outs(repo: Repository, targets: Sequence[Path] = (), *, granular: bool = False) -> list[OutState]:
+    """Every out that differs, in order of pointer. ``targets`` are pointers or tracked paths.
+
+    Raises:
+        NotFound: a target is not tracked.
+        BadInput: a pointer cannot be used.
+    """
+    found = []
+    for pointer in choose(repo, targets):
+        for out in pointer.outs:
+            state = of_out(repo, pointer, out, granular=granular)
+            if state is not None:
+                found.append(state)
+    return found
+
+
+def choose(repo: Repository, targets: Sequence[Path] = ()) -> list[Pointer]:
+    """The pointers of the targets; all without any.
+
+    Raises:
+        NotFound: a target is not tracked.
+    """
+    if not targets:
+        return pointers.read_all(repo)
+    chosen: dict[Path, Pointer] = {}
+    everything: list[Pointer] | None = None
+    for target in targets:
+        place = Path(os.path.abspath(target))
+        file = place if place.suffix == ".dvc" else place.with_name(place.name + ".dvc")
+        if file.is_file():
+            chosen[file] = pointers.read(file, repo.root)
+            continue
+        if everything is None:
+            everything = pointers.read_all(repo)
+        inside = [
+            p
+            for p in everything
+            if p.file.is_relative_to(place) or any(place.is_relative_to(out.place) for out in p.outs)
+        ]
+        if not inside:
+            raise NotFound(f"{target} is not tracked", hint="track it with `holdfast data add`")
+        chosen |= {p.file: p for p in inside}
+    return list(chosen.values())
+
+
+def of_out(repo: Repository, pointer: Pointer, out: Out, *, granular: bool = False) -> OutState | None:
+    """How one out differs; None when it does not."""
+    name = os.path.relpath(pointer.file, repo.root)
+    if out.md5 is None:
+        return OutState(name, out.path, "new")
+    cache = caches.of(repo)
+    stored = not out.cache or cache.has(out.md5, legacy=out.legacy)
+    if not os.path.lexists(out.place):
+        # As DVC: what is neither here nor in the cache was never fetched.
+        return OutState(name, out.path, "deleted" if stored else "not in cache")
+    if out.legacy:
+        same, now = legacy.compare(repo, out)
+    else:
+        taken = snapshot.take(out.place, repo=repo, md5_only=True)
+        same, now = taken.md5 == out.md5, taken.members
+    if same:
+        return None if stored else OutState(name, out.path, "not in cache")
+    if not granular or not out.is_folder or not stored:
+        return OutState(name, out.path, "modified")
+    then = cache.members(out.md5, legacy=out.legacy)
+    added = sorted(now.keys() - then.keys())
+    removed = sorted(then.keys() - now.keys())
+    changed = sorted(path for path, md5 in now.items() if path in then and then[path] != md5)
+    return OutState(name, out.path, "modified", added, changed, removed)
+
+
+def as_dvc(states: Sequence[OutState]) -> dict[str, list[dict[str, dict[str, str]]]]:
+    """The shape of ``dvc status --json``."""
+    found: dict[str, dict[str, str]] = {}
+    for state in states:
+        found.setdefault(state.pointer, {})[state.path] = state.state
+    return {pointer: [{"changed outs": changed}] for pointer, changed in found.items()}
+
+
+def quarantined(root: Path) -> list[Quarantine]:
+    """What the ledger keeps out, read from the notices beside it."""
+    folder = root / ".holdfast" / "datasets"
+    found = []
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            notice = msgspec.json.decode(file.read_bytes())
+            found += [Quarantine(notice["name"], q["path"], q["why"]) for q in notice["quarantined"]]
+        except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+            continue
+    return found

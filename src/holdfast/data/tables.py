@@ -1,0 +1,145 @@
+"""Tables on disk as DuckDB sees them: which files of a path are tables, their columns, their rows. Streams, and spills to
+disk above a memory bound."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from holdfast.core.errors import BadData
+from holdfast.data.names import CSV, tables_in
+
+MEMORY = "1GB"
+
+_TYPES = {
+    "BOOLEAN": "bool", "VARCHAR": "string", "UUID": "string", "DATE": "date", "TIME": "time", "BLOB": "bytes",
+    "FLOAT": "float", "DOUBLE": "float", "REAL": "float",
+    **dict.fromkeys(["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"], "int"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Table:
+    """One file: its columns in order with their types (int, float, string, bool, timestamp, date, time, bytes, nested)."""
+
+    path: Path
+    columns: dict[str, str]
+    text: bool = False
+
+
+def kind(sql_type: str) -> str:
+    """DuckDB's type as the few kinds schemas speak of."""
+    name = sql_type.upper()
+    if name.startswith("TIMESTAMP"):
+        return "timestamp"
+    if name.startswith("DECIMAL"):
+        return "float"
+    if name.startswith("ENUM"):
+        return "string"
+    if name == '"NULL"' or name == "NULL":
+        return "null"
+    return _TYPES.get(name, "nested")
+
+
+def quote(name: str) -> str:
+    """A column name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: object) -> str:
+    """A string, number or boolean as SQL."""
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int | float):
+        return repr(value)
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+@contextmanager
+def connect() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB with a memory bound and a private folder to spill to; it can reach neither network nor extensions."""
+    with tempfile.TemporaryDirectory(prefix="holdfast-spill-") as spill:
+        connection = duckdb.connect(
+            config={
+                "memory_limit": MEMORY, "temp_directory": spill, "preserve_insertion_order": False,
+                "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+            }
+        )  # fmt: skip
+        try:
+            connection.execute("SET TimeZone = 'UTC'")
+            # Writers leave NaN out of parquet's min and max, and this optimiser then takes isnan() for false.
+            connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+            yield connection
+        finally:
+            connection.close()
+
+
+def describe(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
+    """A file's columns.
+
+    Raises:
+        BadData: it cannot be read as a table.
+    """
+    text = path.name.lower().endswith(CSV)
+    try:
+        rows = connection.execute(f"DESCRIBE SELECT * FROM {relation([path], text=text)}").fetchall()
+    except duckdb.Error as error:
+        raise BadData(
+            f"{path.name} cannot be read as a table: {str(error).splitlines()[0]}",
+            hint="was it cut off while it was written?",
+        ) from None
+    return Table(path, {row[0]: kind(row[1]) for row in rows}, text)
+
+
+def relation(paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None) -> str:
+    """A FROM item that reads all of the files as one table; ``as_text`` leaves CSV cells as they are, ``name`` adds each row's file under it."""
+    listed = "[" + ", ".join(literal(os.fspath(p)) for p in paths) + "]"
+    options = f", filename={literal(name)}" if name else ""
+    if text:
+        raw = ", all_varchar=true" if as_text else ""
+        return f"read_csv({listed}, header=true, sample_size=200000, nullstr=['', 'NA', 'NULL', 'null', 'NaN', 'nan']{raw}{options}, union_by_name=true)"
+    return f"read_parquet({listed}, hive_partitioning=false, union_by_name={'true' if len(paths) > 1 else 'false'}{options})"
+
+
+def rows_of(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table]) -> dict[Path, int]:
+    """Rows per file; parquet's from its footer."""
+    out: dict[Path, int] = {}
+    parquet = [t.path for t in tables if not t.text]
+    if parquet:
+        listed = "[" + ", ".join(literal(os.fspath(p)) for p in parquet) + "]"
+        out |= {
+            Path(name): int(n)
+            for name, n in connection.execute(
+                f"SELECT file_name, num_rows FROM parquet_file_metadata({listed})"
+            ).fetchall()
+        }
+    for table in tables:
+        if table.text:
+            out[table.path] = int(
+                one(connection, f"SELECT count(*) FROM {relation([table.path], text=True, as_text=True)}")[0]
+            )
+    return out
+
+
+def count_rows(path: Path) -> int | None:
+    """Rows of all table files at a path; None when it holds none, or too many to look at in passing."""
+    found = tables_in(path)
+    if not found or len(found) > 5000:
+        return None
+    with connect() as connection:
+        try:
+            return sum(rows_of(connection, [Table(p, {}, p.name.lower().endswith(CSV)) for p in found]).values())
+        except duckdb.Error:
+            return None
+
+
+def one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
+    """The one row of a query."""
+    return connection.execute(sql).fetchall()[0]

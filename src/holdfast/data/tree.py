@@ -1,0 +1,103 @@
+"""What lies in a data folder: one walk, the stat of every file, nothing opened.
+
+Follows DVC: hidden files count; ``.git``, ``.hg``, ``.dvc`` and sub-repositories do not; a link to a file is its file,
+a link to a folder is passed over; what ``.dvcignore`` matches is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.core.errors import BadInput, NotFound
+
+SKIPPED = frozenset({".git", ".hg", ".dvc"})
+Ignore = Callable[[str, bool], bool]
+"""(path below the data folder, is it a folder) → is it ignored."""
+
+
+@dataclass
+class Listing:
+    """Files of a folder in the order the walk met them. ``stats`` has four int64 a file: size, mtime ns, ctime ns,
+    inode. ``links`` are the paths that are links to files."""
+
+    paths: list[str] = field(default_factory=list)
+    stats: array[int] = field(default_factory=lambda: array("q"))
+    links: set[str] = field(default_factory=set)
+
+    @property
+    def total(self) -> int:
+        return sum(self.stats[0::4])
+
+
+def signature(status: os.stat_result) -> tuple[int, int, int, int]:
+    """What has to be the same for bytes to be taken as the same without reading them."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def listing(folder: Path, *, ignore: Ignore | None = None) -> Listing:
+    """Walk ``folder``.
+
+    Raises:
+        NotFound: it is not a folder, or a link in it is broken.
+        BadInput: a name is not UTF-8, or something in it is neither a file, a folder nor a link.
+    """
+    out = Listing()
+    paths, stats = out.paths, out.stats
+    stack = [("", str(folder))]
+    while stack:
+        prefix, where = stack.pop()
+        try:
+            with os.scandir(where) as it:
+                entries = list(it)
+        except NotADirectoryError:
+            raise NotFound(f"{where} is not a folder") from None
+        if prefix and any(e.name == ".dvc" and e.is_dir(follow_symlinks=False) for e in entries):
+            continue
+        for entry in entries:
+            path = prefix + entry.name
+            if entry.is_dir(follow_symlinks=False):
+                if entry.name not in SKIPPED and not (ignore is not None and ignore(path, True)):
+                    stack.append((path + "/", entry.path))
+                continue
+            if ignore is not None and ignore(path, False):
+                continue
+            if entry.is_symlink():
+                try:
+                    status = os.stat(entry.path)
+                except OSError:
+                    raise NotFound(
+                        f"{entry.path} is a broken link", hint="remove the link, mend it, or list it in .dvcignore"
+                    ) from None
+                if stat.S_ISDIR(status.st_mode):
+                    continue
+                out.links.add(path)
+            else:
+                status = entry.stat(follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadInput(
+                    f"{entry.path} is not a regular file",
+                    hint="pipes, sockets and devices cannot be tracked; list it in .dvcignore",
+                )
+            paths.append(path)
+            stats.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    _check_names(paths, folder)
+    return out
+
+
+def _check_names(paths: list[str], folder: Path) -> None:
+    try:
+        "".join(paths).encode()
+    except UnicodeEncodeError:
+        for path in paths:
+            try:
+                path.encode()
+            except UnicodeEncodeError:
+                raise BadInput(
+                    f"{folder}/{path.encode(errors='backslashreplace').decode()} is not named in UTF-8",
+                    hint="rename the file",
+                ) from None
