@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -10,10 +11,10 @@ from collections import Counter
 
 import pytest
 
-from holdfast.core.records import FieldSpec
+from holdfast.core.records import FieldSpec, FileRef
 from holdfast.serving import journal
 from holdfast.workspace import Workspace
-from serving.world import add_package, arm, fields, probability, put_release, serving
+from serving.world import add_package, arm, fields, onnx_model, probability, put_release, serving
 
 ROW = {"a": 0.5, "b": 0.25}
 
@@ -152,3 +153,24 @@ def test_bad_requests_are_named_and_the_process_stays_well(workspace: Workspace)
         assert server.ask("GET", "/nothing")[0] == 404
         assert server.ask("POST", "/predict", {"rows": [ROW]}, {"host": "evil.example"})[1]["error"]["code"] == "HF412"
         assert server.predict(ROW)[0] == 200
+
+
+def test_a_version_that_forgot_its_golden_rows_never_answers(workspace: Workspace) -> None:
+    def with_golden(intercept: float, score: float) -> str:
+        golden = json.dumps({"rows": [{"inputs": ROW, "request": ROW, "request_time": 0, "score": score}]}).encode()
+        model = onnx_model((1.0, -1.0), intercept)
+        files = {
+            n: FileRef(sha256=workspace.objects.put(d), size=len(d))
+            for n, d in (("model.onnx", model), ("golden.json", golden))
+        }
+        return add_package(workspace, intercept=intercept, files=files, golden_file="golden.json")
+
+    put_release(workspace, 1, arm(1, with_golden(0.0, probability(ROW))))
+    with serving(workspace, "--replicas", "1") as server:
+        server.until_version(1)
+        put_release(workspace, 2, arm(2, with_golden(1.0, 0.123)))
+        server.until(lambda: "golden row" in (server.ask("GET", "/health/ready")[1]["problem"] or ""))
+        status, body = server.predict(ROW)
+        assert (status, body["predictions"][0]["version"]) == (200, 1)
+        put_release(workspace, 3, arm(3, with_golden(1.0, probability(ROW, intercept=1.0))))
+        server.until_version(3)

@@ -78,7 +78,11 @@ def serve(
 
         run_file = workspace.path("run", f"{service}-{environment}.json")
 
+        answering = False
+
         def announce(pids: list[int]) -> None:
+            if not answering:
+                return
             temporary = run_file.with_suffix(".tmp")
             state = {
                 "address": address,
@@ -98,6 +102,9 @@ def serve(
         )  # fmt: skip
 
         def ready() -> None:
+            nonlocal answering
+            answering = True
+            announce(herd.pids)
             when = (
                 "after its fsync"
                 if mode == "durable"

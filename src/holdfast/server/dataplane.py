@@ -87,9 +87,8 @@ def loader(workspace: Workspace) -> Callable[[Arm], Loaded]:
 
             lookup = Lookup(package.plan, workspace.online)
         golden: list[dict[str, Any]] = []
-        if package.golden_file is not None and package.golden_file.endswith(".json"):
-            kept = msgspec.json.decode((folder / package.golden_file).read_bytes())
-            golden = kept["rows"] if isinstance(kept, dict) else kept
+        if package.golden_file is not None:
+            golden = msgspec.json.decode((folder / package.golden_file).read_bytes())["rows"]
         return Loaded(
             version=arm.version, content=arm.content, package=package, predictor=predictor, lookup=lookup, golden=golden
         )

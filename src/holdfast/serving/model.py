@@ -14,6 +14,7 @@ from holdfast.core.records import Json, Package
 
 _INLINE_ROW = 1e-3
 _INLINE_CALL = 4e-3
+_GOLDEN = 1e-5
 
 
 class ModelFailed(OurTurn):
@@ -23,7 +24,10 @@ class ModelFailed(OurTurn):
 
 
 class Loaded:
-    """A model version that can answer. Thread safe as far as its predictor and lookup are."""
+    """A model version that can answer. Thread safe as far as its predictor and lookup are.
+
+    ``golden`` rows are {"inputs": {name: number or null}, "score": number or list}: what it answered when packaged.
+    """
 
     def __init__(
         self,
@@ -59,10 +63,17 @@ class Loaded:
         """Run the golden rows (or neutral ones) until the model is as fast as it gets, and learn its price.
 
         Raises:
-            ModelFailed: it does not answer them with finite scores.
+            ModelFailed: it does not answer them with finite scores, or not with the scores it was packaged with.
         """
         sample = self._sample()
-        self.score(sample)
+        scores = self.score(sample)
+        for i, row in enumerate(self.golden):
+            if not np.allclose(scores[i], np.ravel(row["score"]), rtol=0.0, atol=_GOLDEN):
+                raise ModelFailed(
+                    f"version {self.version} gives {scores[i].tolist()} for golden row {i}, not {row['score']}",
+                    hint="it was packaged elsewhere or its files do not belong together: train or package it again",
+                    number="HF925",
+                )
         prices = []
         for _ in range(3):
             begun = time.perf_counter()
@@ -75,9 +86,8 @@ class Loaded:
         self.row_seconds = (time.perf_counter() - begun) / 64
 
     def _sample(self) -> Any:
-        rows = [[g.get(n) for n in self.inputs] for g in self.golden if all(n in g for n in self.inputs)]
-        if rows:
-            return np.array(rows, dtype=np.float64)
+        if self.golden:
+            return np.array([[g["inputs"][n] for n in self.inputs] for g in self.golden], dtype=np.float64)
         return np.array([[_middle(f.low, f.high) for f in self.package.inputs]], dtype=np.float64)
 
     def evaluate(self, rows: Sequence[tuple[Any, ...]], names: tuple[str, ...], at: Sequence[int]) -> tuple[Any, Any]:
