@@ -11,8 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.core.durable import sync, sync_folder
 from holdfast.core.errors import BadConfig, Damaged, NotFound
+from holdfast.core.files import sync, sync_folder
 from holdfast.core.identity import check_name
 from holdfast.core.project import find_root
 from holdfast.settings import Loaded, Settings, load

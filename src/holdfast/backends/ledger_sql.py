@@ -157,12 +157,11 @@ class SqlLedger:
 
     def verify(self, *, anchor: tuple[int, str] | None = None) -> int:
         previous, count = GENESIS, 0
+        self._nothing_before_the_first()
         while True:
             rows = self._database.read(
                 f"SELECT {_COLUMNS} FROM ledger_entries WHERE sequence > ? ORDER BY sequence LIMIT ?", (count, _WALK)
             )
-            if count == 0 and not rows:
-                self._nothing_before_the_first()
             for row in rows:
                 entry = _entry(row)
                 _check_link(entry, expected=count + 1, previous=previous, stored=row[5])

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from holdfast.core.durable import replacing, sync, sync_folder
 from holdfast.core.errors import BadInput, Damaged, NotFound
+from holdfast.core.files import replacing, sync, sync_folder
 
 _NAME = re.compile(r"[0-9a-f]{64}\Z")
 _PIECE = 1 << 20

@@ -31,12 +31,13 @@ class RemoteObjects:
     Args:
         url: ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://account/container/prefix``.
         cache: a local folder for verified copies; ``fetch`` answers from it.
+        retries: how often a request that the network lost is tried again.
 
     Raises:
         BadConfig: the URL or the provider's settings cannot be used.
     """
 
-    def __init__(self, url: str, *, cache: Path) -> None:
+    def __init__(self, url: str, *, cache: Path, retries: int = 10) -> None:
         import obstore
         from obstore import exceptions
         from obstore.store import from_url
@@ -46,7 +47,7 @@ class RemoteObjects:
         if os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
             options["allow_http"] = True  # the operator named a plain endpoint, e.g. a local MinIO
         try:
-            self._store = from_url(url, client_options=options)  # type: ignore[call-overload]
+            self._store = from_url(url, client_options=options, retry_config={"max_retries": retries})  # type: ignore[call-overload]
         except (exceptions.BaseError, ValueError) as error:
             raise BadConfig(
                 f"objects.url {url!r} cannot be used: {_brief(error)}", hint="write it like s3://bucket/prefix"

@@ -15,6 +15,7 @@ from holdfast.core.errors import BadConfig, Damaged, HoldfastError, OurTurn, Una
 
 # One lock per schema: two ledgers in one database do not wait for each other.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.holdfast ledger', 0))"
+_MIGRATION_LOCK = "SELECT pg_advisory_lock(hashtextextended(current_schema() || '.holdfast ledger migration', 0))"
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
 _KEPT = 8
 
@@ -71,10 +72,16 @@ class PostgresDatabase:
                 f"the ledger was written by a newer Holdfast (schema {version}, this one knows {self._schema})",
                 hint="upgrade this installation: pip install --upgrade holdfast",
             )
-        from holdfast.backends.ledger_schema import migrate
+        with self._connection() as waiting:
+            # One process migrates; the others wait here, and then find nothing to do and load no schema tools.
+            try:
+                waiting.execute(_MIGRATION_LOCK)
+                if self._version() != self._schema:
+                    from holdfast.backends.ledger_schema import migrate
 
-        with self._translated():
-            migrate("postgresql+psycopg", self._connect, begin=["BEGIN", _LOCK])
+                    migrate("postgresql+psycopg", self._connect, begin=["BEGIN", _LOCK])
+            finally:
+                waiting.close()  # the lock is the session's
 
     # --- use -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,336 @@
+"""The ledger's contract over SQLite and PostgreSQL, and what only these can go wrong with."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from holdfast.backends.ledger_sql import SCHEMA, SqlLedger
+from holdfast.core.errors import BadConfig, Damaged, Unavailable
+from holdfast.testing.ledger import LedgerContract
+
+POSTGRES = os.environ.get("HOLDFAST_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path):
+    return f"sqlite:///{tmp_path}/store/ledger.db"
+
+
+@pytest.fixture
+def postgres_url():
+    psycopg = pytest.importorskip("psycopg")
+    schema = f"ledger_{uuid.uuid4().hex}"
+    try:
+        connection = psycopg.connect(POSTGRES, autocommit=True, connect_timeout=3)
+    except psycopg.OperationalError as error:
+        if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
+            raise
+        pytest.skip(f"no PostgreSQL at {POSTGRES}: {error}")
+    with connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+        yield f"{POSTGRES}?options=-csearch_path%3D{schema}"
+        connection.execute(f"DROP SCHEMA {schema} CASCADE")
+
+
+class TestSqlite(LedgerContract):
+    @pytest.fixture
+    def open_ledger(self, sqlite_url):
+        return lambda: SqlLedger(sqlite_url)
+
+
+@pytest.mark.postgres
+class TestPostgres(LedgerContract):
+    @pytest.fixture
+    def open_ledger(self, postgres_url):
+        return lambda: SqlLedger(postgres_url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def url(request):
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+def raw(url: str):
+    """A connection past the ledger, with the guards off, as a forger would have it."""
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        for name in ("no_update", "no_delete", "in_order"):
+            connection.execute(f"DROP TRIGGER ledger_entries_{name}")
+        return connection
+    import psycopg
+
+    connection = psycopg.connect(url, autocommit=True)
+    connection.execute("DROP TRIGGER ledger_entries_no_change ON ledger_entries")
+    connection.execute("ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_hash_key")
+    return connection
+
+
+FORGERIES = {
+    "body": "UPDATE ledger_entries SET body = '{\"i\":99}' WHERE sequence = 3",
+    "body, spelled otherwise": "UPDATE ledger_entries SET body = '{\"i\": 2}' WHERE sequence = 3",
+    "body, unreadable": "UPDATE ledger_entries SET body = 'x' WHERE sequence = 3",
+    "kind": "UPDATE ledger_entries SET kind = 'other' WHERE sequence = 3",
+    "subject": "UPDATE ledger_entries SET subject = 'other' WHERE sequence = 3",
+    "at": "UPDATE ledger_entries SET at = 0 WHERE sequence = 3",
+    "actor": "UPDATE ledger_entries SET actor = 'eve' WHERE sequence = 3",
+    "previous": "UPDATE ledger_entries SET previous = 'x' WHERE sequence = 3",
+    "hash": "UPDATE ledger_entries SET hash = 'x' WHERE sequence = 3",
+    "first gone": "DELETE FROM ledger_entries WHERE sequence = 1",
+    "middle gone": "DELETE FROM ledger_entries WHERE sequence = 3",
+    "renumbered": "UPDATE ledger_entries SET sequence = sequence - 1 WHERE sequence > 3",
+    "one before the first": "INSERT INTO ledger_entries VALUES (0, 'k', 's', 0, '', '{}', '', 'h')",
+    "one behind the last": "INSERT INTO ledger_entries VALUES (6, 'k', 's', 0, '', '{}', '', 'h')",
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_verify_finds_forgeries(url, forgery):
+    ledger = SqlLedger(url)
+    for i in range(5):
+        ledger.append("k", subject="s", body={"i": i}, at=10 + i, actor="ann")
+    assert ledger.verify() == 5
+    connection = raw(url)
+    if forgery == "renumbered":
+        connection.execute(FORGERIES["middle gone"])
+    connection.execute(FORGERIES[forgery])
+    connection.close()
+    with pytest.raises(Damaged):
+        ledger.verify()
+    ledger.close()
+
+
+def test_verify_finds_swapped_entries_and_a_cut_end(url):
+    ledger = SqlLedger(url)
+    entries = [ledger.append("k", subject="s", body={"i": i}, at=i) for i in range(5)]
+    connection = raw(url)
+    connection.execute("DELETE FROM ledger_entries WHERE sequence = 5")
+    assert ledger.verify() == 4
+    with pytest.raises(Damaged, match="cut off"):
+        ledger.verify(anchor=(5, entries[4].hash))
+    connection.execute("UPDATE ledger_entries SET sequence = 100 WHERE sequence = 2")
+    connection.execute("UPDATE ledger_entries SET sequence = 2 WHERE sequence = 3")
+    connection.execute("UPDATE ledger_entries SET sequence = 3 WHERE sequence = 100")
+    connection.close()
+    with pytest.raises(Damaged):
+        ledger.verify()
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE ledger_entries SET at = 0",
+        "DELETE FROM ledger_entries",
+        "INSERT OR REPLACE INTO ledger_entries SELECT sequence, 'forged', subject, at, actor, body, previous, hash FROM ledger_entries",
+        "INSERT INTO ledger_entries VALUES (9, 'k', 's', 0, '', '{}', '', 'h')",
+    ],
+)
+def test_sqlite_refuses_to_change_entries(sqlite_url, statement):
+    ledger = SqlLedger(sqlite_url)
+    entry = ledger.append("k", subject="s", body={}, at=1)
+    connection = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))
+    with pytest.raises(sqlite3.Error, match="append-only"):
+        connection.execute(statement)
+    connection.close()
+    assert ledger.read() == [entry]
+    ledger.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize(
+    "statement", ["UPDATE ledger_entries SET at = 0", "DELETE FROM ledger_entries", "TRUNCATE ledger_entries"]
+)
+def test_postgres_refuses_to_change_entries(postgres_url, statement):
+    import psycopg
+
+    ledger = SqlLedger(postgres_url)
+    entry = ledger.append("k", subject="s", body={}, at=1)
+    with (
+        psycopg.connect(postgres_url, autocommit=True) as connection,
+        pytest.raises(psycopg.Error, match="append-only"),
+    ):
+        connection.execute(statement)
+    assert ledger.read() == [entry]
+    ledger.close()
+
+
+OPEN_AND_APPEND = """
+import sys
+from holdfast.backends.ledger_sql import SqlLedger
+ledger = SqlLedger(sys.argv[1])
+ledger.append("started", subject=sys.argv[2], body={}, at=1)
+ledger.close()
+"""
+
+
+def test_32_processes_open_an_empty_store_at_once(url):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", OPEN_AND_APPEND, url, str(i)], stderr=subprocess.PIPE, text=True)
+        for i in range(32)
+    ]
+    errors = [p.communicate()[1] for p in processes]
+    assert [p.returncode for p in processes] == [0] * 32, next(e for e in errors if e)
+    ledger = SqlLedger(url)
+    assert ledger.verify() == 32
+    assert {e.subject for e in ledger.read()} == {str(i) for i in range(32)}
+    ledger.close()
+
+
+LOADED = """
+import sys
+from holdfast.backends.ledger_sql import SqlLedger
+ledger = SqlLedger(sys.argv[1])
+ledger.append("k", subject="s", body={}, at=1)
+print([m for m in ("alembic", "sqlalchemy") if m in sys.modules])
+"""
+
+
+def test_a_current_store_opens_without_the_schema_tools(url):
+    SqlLedger(url).close()
+    shown = subprocess.run([sys.executable, "-c", LOADED, url], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+
+
+def test_a_failed_migration_leaves_nothing(url, monkeypatch):
+    from holdfast.backends import ledger_schema
+
+    real = ledger_schema.migrate
+
+    def broken(*arguments, **named):
+        real(*arguments, **{**named, "finish": "SELECT nonsense FROM nowhere"})
+
+    monkeypatch.setattr(ledger_schema, "migrate", broken)
+    with pytest.raises(Exception, match=r"nowhere|nonsense"):
+        SqlLedger(url)
+    monkeypatch.undo()
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    else:
+        import psycopg
+
+        connection = psycopg.connect(url)
+        found = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = current_schema()").fetchone()
+        assert found == (0,)
+    connection.close()
+    ledger = SqlLedger(url)
+    assert ledger.verify() == 0
+    ledger.close()
+
+
+def test_the_tables_are_those_of_the_migrations(url):
+    import sqlalchemy as sa
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    from holdfast.backends import ledger_schema
+
+    SqlLedger(url).close()
+    script = ScriptDirectory(str(Path(ledger_schema.__file__).parent / "migrations" / "ledger"))
+    assert int(script.get_current_head() or "0") == SCHEMA
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": ledger_schema.VERSION_TABLE})
+        assert compare_metadata(context, ledger_schema.metadata) == []
+    engine.dispose()
+
+
+def test_a_newer_store_is_refused_with_the_mend(url):
+    SqlLedger(url).close()
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        connection.execute(f"PRAGMA user_version={SCHEMA + 1}")
+    else:
+        import psycopg
+
+        connection = psycopg.connect(url)
+        connection.execute("UPDATE ledger_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    with pytest.raises(BadConfig) as caught:
+        SqlLedger(url)
+    assert "upgrade" in (caught.value.hint or "")
+
+
+def test_a_forked_child_gets_connections_of_its_own(url):
+    ledger = SqlLedger(url)
+    ledger.append("parent", subject="s", body={}, at=1)
+    ledger.read()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            ledger.append("child", subject="s", body={}, at=2)
+            status = 0 if len(ledger.read()) == 2 else 1
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    ledger.append("parent", subject="s", body={}, at=3)
+    assert [e.kind for e in ledger.read()] == ["parent", "child", "parent"]
+    assert ledger.verify() == 3
+    ledger.close()
+
+
+@pytest.mark.postgres
+def test_a_restarted_server_is_no_error_for_the_next_call(postgres_url):
+    import psycopg
+
+    ledger = SqlLedger(postgres_url)
+    ledger.append("k", subject="s", body={}, at=1)
+
+    def cut() -> None:
+        with psycopg.connect(postgres_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(a.pid) FROM pg_stat_activity a"
+                " WHERE a.pid <> pg_backend_pid() AND a.query LIKE '%%ledger_%%' AND a.datname = current_database()"
+                " AND a.pid = ANY(%s)",
+                ([c.info.backend_pid for c in ledger._database._idle],),
+            )
+
+    cut()
+    assert len(ledger.read()) == 1
+    cut()
+    ledger.append("k", subject="s", body={}, at=2)
+    assert ledger.verify() == 2
+    ledger.close()
+
+
+@pytest.mark.parametrize("url", ["", "ledger.db", "mysql://x/y", "sqlite:///", "sqlite://"])
+def test_urls_that_lead_nowhere(url):
+    with pytest.raises(BadConfig):
+        SqlLedger(url)
+
+
+def test_no_server(tmp_path):
+    with pytest.raises(Unavailable) as caught:
+        SqlLedger("postgresql://postgres:hunter2@127.0.0.1:1/test")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises((OSError, Unavailable)):
+        SqlLedger(f"sqlite:///{tmp_path}/file/ledger.db")
+
+
+def test_a_file_that_is_no_database(tmp_path):
+    (tmp_path / "ledger.db").write_bytes(b"this is text, not a database" * 100)
+    with pytest.raises(Damaged):
+        SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
+    assert (tmp_path / "ledger.db").read_bytes().startswith(b"this is text")
+
+
+def test_acknowledged_writes_wait_for_the_disk(sqlite_url):
+    ledger = SqlLedger(sqlite_url)
+    with ledger._database.write() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    ledger.close()
