@@ -1,8 +1,9 @@
 """Incidents: what people handle. One thing that is wrong is one incident and one page, however often it is seen.
 
-A thing is a service and a kind of trouble (``drift``, ``performance``, ``system``, a failed cycle …). Raising it again while it is
-open counts up and pages nobody; it is resolved when its monitor has said ok. Raising, counting and resolving are ledger
-transactions that also queue the message; sending is apart (``delivery``), so that a dead mail server fails no monitor.
+A thing is a service and a kind of trouble (``drift``, ``performance``, ``system``, a failed cycle …). Raising it again
+while it is open counts up and pages nobody; it is resolved when its monitor has said ok. Raising, counting and
+resolving are ledger transactions that also queue the message; sending is apart (``delivery``), so that a dead mail
+server fails no monitor.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ OUTBOX = "outbox"
 Status = Literal["open", "acknowledged", "resolved"]
 
 
-class Incident(Record):
-    """One thing that is or was wrong. ``seen`` counts the reports that said so; ``calm`` those in a row that said ok."""
+class Incident(Record, frozen=True, kw_only=True):
+    """One thing that is or was wrong. ``seen`` counts the reports that said so, ``calm`` those in a row that said
+    ok."""
 
     id: str
     service: str
@@ -42,7 +44,7 @@ class Incident(Record):
     note: str = ""
 
 
-class Message(Record):
+class Message(Record, frozen=True, kw_only=True):
     """A page waiting to be sent. ``id`` is stable, so a receiver can tell a repetition."""
 
     id: str
@@ -52,12 +54,14 @@ class Message(Record):
     title: str
     text: str
     at: int
-    sent: list[str] = []
+    sent: list[str] = msgspec.field(default_factory=list)
     tries: int = 0
     error: str = ""
 
 
-def raise_for(ledger: Ledger, report: Report, *, calm: int = 1, page: bool = True, actor: str = "monitor") -> Incident | None:
+def raise_for(
+    ledger: Ledger, report: Report, *, calm: int = 1, page: bool = True, actor: str = "monitor"
+) -> Incident | None:
     """Let a report open, count up, or resolve the incident of its thing; the incident it touched, if any.
 
     ``alarm`` raises; ``ok`` resolves after ``calm`` reports in a row; ``no data`` raises a thing of its own
@@ -68,24 +72,55 @@ def raise_for(ledger: Ledger, report: Report, *, calm: int = 1, page: bool = Tru
     with ledger.transaction() as tx:
         if report.outcome == "alarm":
             _calm(tx, report, silent, needed=1, page=page, actor=actor)
-            return raise_in(tx, report.service, report.kind, title=_title(report), text=_text(report), at=report.at, report=report, page=page, actor=actor)
+            return raise_in(
+                tx,
+                report.service,
+                report.kind,
+                title=_title(report),
+                text=_text(report),
+                at=report.at,
+                report=report,
+                page=page,
+                actor=actor,
+            )
         if report.outcome == "no data":
             title = f"{report.service}: no predictions between {iso(report.start)} and {iso(report.end)}"
-            return raise_in(tx, report.service, silent, title=title, text="the window is empty", at=report.at, report=report, page=page, actor=actor)
+            return raise_in(
+                tx,
+                report.service,
+                silent,
+                title=title,
+                text="the window is empty",
+                at=report.at,
+                report=report,
+                page=page,
+                actor=actor,
+            )
         touched = _calm(tx, report, silent, needed=1, page=page, actor=actor)
         if report.outcome == "ok":
             return _calm(tx, report, report.kind, needed=calm, page=page, actor=actor) or touched
         return touched
 
 
-def raise_thing(ledger: Ledger, service: str, thing: str, *, title: str, text: str, at: int, page: bool = True, actor: str = "") -> Incident:
+def raise_thing(
+    ledger: Ledger, service: str, thing: str, *, title: str, text: str, at: int, page: bool = True, actor: str = ""
+) -> Incident:
     """Raise any other trouble (a failed cycle, a tripped breaker, a stuck rollout)."""
     with ledger.transaction() as tx:
         return raise_in(tx, service, thing, title=title, text=text, at=at, page=page, actor=actor)
 
 
 def raise_in(
-    tx: LedgerTransaction, service: str, thing: str, *, title: str, text: str, at: int, report: Report | None = None, page: bool = True, actor: str = ""
+    tx: LedgerTransaction,
+    service: str,
+    thing: str,
+    *,
+    title: str,
+    text: str,
+    at: int,
+    report: Report | None = None,
+    page: bool = True,
+    actor: str = "",
 ) -> Incident:
     """``raise_thing`` inside a transaction of the caller's."""
     known = _open(tx, service, thing)
@@ -93,17 +128,33 @@ def raise_in(
     if known is not None:
         if about is not None and known.report == about:
             return known
-        changed = msgspec.structs.replace(known, last=max(at, known.last), seen=known.seen + 1, calm=0, report=about, title=title, text=text)
+        changed = msgspec.structs.replace(
+            known, last=max(at, known.last), seen=known.seen + 1, calm=0, report=about, title=title, text=text
+        )
         _put(tx, changed)
         return changed
     fresh = Incident(
-        id=digest({"service": service, "thing": thing, "at": at, "report": about})[:12], service=service, thing=thing, status="open",
-        title=title, text=text, opened=at, last=at, report=about, version=report.version if report else None,
-    )  # fmt: skip
+        id=digest({"service": service, "thing": thing, "at": at, "report": about})[:12],
+        service=service,
+        thing=thing,
+        status="open",
+        title=title,
+        text=text,
+        opened=at,
+        last=at,
+        report=about,
+        version=report.version if report else None,
+    )
     if tx.get(INCIDENTS, _key(fresh)) is not None:
         return fresh
     _put(tx, fresh)
-    tx.append("incident.opened", subject=service, at=at, actor=actor, body={"incident": fresh.id, "thing": thing, "title": title, "report": about})
+    tx.append(
+        "incident.opened",
+        subject=service,
+        at=at,
+        actor=actor,
+        body={"incident": fresh.id, "thing": thing, "title": title, "report": about},
+    )
     if page:
         _queue(tx, fresh, "opened", at)
     return fresh
@@ -123,7 +174,9 @@ def resolve(ledger: Ledger, incident_id: str, *, at: int, by: str, note: str = "
         return _resolve(tx, incident, at=at, by=by, note=note, page=page)
 
 
-def resolve_thing(ledger: Ledger, service: str, thing: str, *, at: int, by: str, note: str = "", page: bool = True) -> Incident | None:
+def resolve_thing(
+    ledger: Ledger, service: str, thing: str, *, at: int, by: str, note: str = "", page: bool = True
+) -> Incident | None:
     """Close the open incident of a thing, if there is one."""
     with ledger.transaction() as tx:
         incident = _open(tx, service, thing)
@@ -174,7 +227,13 @@ def _calm(tx: LedgerTransaction, report: Report, thing: str, *, needed: int, pag
 def _resolve(tx: LedgerTransaction, incident: Incident, *, at: int, by: str, note: str, page: bool) -> Incident:
     changed = msgspec.structs.replace(incident, status="resolved", resolved=at, by=by, note=note)
     _put(tx, changed)
-    tx.append("incident.resolved", subject=incident.service, at=at, actor=by, body={"incident": incident.id, "thing": incident.thing})
+    tx.append(
+        "incident.resolved",
+        subject=incident.service,
+        at=at,
+        actor=by,
+        body={"incident": incident.id, "thing": incident.thing},
+    )
     if page:
         _queue(tx, changed, "resolved", at)
     return changed
@@ -182,7 +241,15 @@ def _resolve(tx: LedgerTransaction, incident: Incident, *, at: int, by: str, not
 
 def _queue(tx: LedgerTransaction, incident: Incident, event: Literal["opened", "resolved"], at: int) -> None:
     title = incident.title if event == "opened" else f"resolved: {incident.title}"
-    message = Message(id=f"{incident.id}-{event}", incident=incident.id, service=incident.service, event=event, title=title, text=incident.text, at=at)
+    message = Message(
+        id=f"{incident.id}-{event}",
+        incident=incident.id,
+        service=incident.service,
+        event=event,
+        title=title,
+        text=incident.text,
+        at=at,
+    )
     tx.put(OUTBOX, f"{at:020d}/{message.id}", msgspec.to_builtins(message))
 
 
@@ -196,7 +263,10 @@ def _open(tx: LedgerTransaction, service: str, thing: str) -> Incident | None:
 def _find(tx: LedgerTransaction, incident_id: str) -> Incident:
     rows = [row for _, row in tx.scan(INCIDENTS) if str(row["id"]).startswith(incident_id)]
     if len(rows) != 1 or not incident_id:
-        raise NotFound(f"{'several incidents begin with' if rows else 'unknown incident'} {incident_id!r}", hint="list them with `holdfast monitor incidents SERVICE`")
+        raise NotFound(
+            f"{'several incidents begin with' if rows else 'unknown incident'} {incident_id!r}",
+            hint="list them with `holdfast monitor incidents SERVICE`",
+        )
     return msgspec.convert(rows[0], Incident)
 
 

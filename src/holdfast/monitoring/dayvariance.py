@@ -28,7 +28,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Correlations over blocks of days: their mean ``level`` (d, d), ``variance`` (d, d) beyond sampling, ``freedom``."""
+    """Correlations over blocks of days: mean ``level`` (d, d), ``variance`` (d, d) beyond sampling, its ``freedom``."""
 
     level: Array
     variance: Array
@@ -79,7 +79,9 @@ class Days:
         block = int(max(1, min(round(self.length), count // 4)))
         n = _rolling(rows[:, None].astype(np.float64), block)[:, 0]
         each = correlation(n, _rolling(sums, block), _rolling(products, block))
-        whole = correlation(rows.sum(keepdims=True), sums.sum(axis=0, keepdims=True), products.sum(axis=0, keepdims=True))[0]
+        whole = correlation(
+            rows.sum(keepdims=True), sums.sum(axis=0, keepdims=True), products.sum(axis=0, keepdims=True)
+        )[0]
         if len(each) < 3:
             return Blocks(whole, np.zeros_like(whole), math.inf)
         with np.errstate(invalid="ignore"):
@@ -91,12 +93,14 @@ class Days:
 
 
 def correlation(n: Array, sums: Array, products: Array) -> Array:
-    """Pearson correlations (B, d, d) from moments: ``n`` (B,), ``sums`` (B, d), ``products`` (B, d, d). NaN where constant."""
+    """Pearson correlations (B, d, d) from ``n`` (B,), ``sums`` (B, d) and ``products`` (B, d, d). NaN where
+    constant."""
     scale = np.maximum(n, 1)[:, None, None]
     covariance = products / scale - (sums[:, :, None] * sums[:, None, :]) / scale**2
     variance = np.einsum("bii->bi", covariance)
     safe = np.where(variance > 1e-9, variance, np.nan)
-    return np.clip(covariance / np.sqrt(safe[:, :, None] * safe[:, None, :]), -1, 1)
+    result: Array = np.clip(covariance / np.sqrt(safe[:, :, None] * safe[:, None, :]), -1, 1)
+    return result
 
 
 def satterthwaite(noise: float, extra: float, freedom: float) -> float:

@@ -1,11 +1,11 @@
 """Sending queued messages to where people read them. Nothing leaves the machine unless an address is configured.
 
-Addresses: ``https://…`` and ``http://…`` (a JSON POST), ``smtp://`` and ``smtps://user:password@host:port/?from=a&to=b``
-(standard library), everything else (``slack://``, ``mailto://`` …) through Apprise where the ``alerts`` extra is installed;
-``env:NAME`` is an address kept in an environment variable. The ledger keeps a digest of an address, never the address.
-A message is sent once to each address and tried again until it is; if the sender dies between sending and writing that
-down, it is sent twice with the same ``Idempotency-Key`` / Message-ID.
-"""
+Addresses: ``https://…`` and ``http://…`` (a JSON POST), ``smtp://`` and
+``smtps://user:password@host:port/?from=a&to=b`` (standard library), everything else (``slack://``, ``mailto://`` …)
+through Apprise where the ``alerts`` extra is installed; ``env:NAME`` is an address kept in an environment variable.
+The ledger keeps a digest of an address, never the address. A message is sent once to each address and tried again
+until it is; if the sender dies between sending and writing that down, it is sent twice with the same ``Idempotency-
+Key`` / Message-ID."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ Sender = Callable[[str, Message], None]
 
 
 def deliver(ledger: Ledger, addresses: Sequence[str], *, holder: str, senders: Sender | None = None) -> tuple[int, int]:
-    """Send what waits to every address; (sent, failed). One process at a time does it; the others return (0, 0) at once.
+    """Send what waits to every address; (sent, failed). One process at a time does it; the others return (0, 0) at
+    once.
 
-    Never raises for a destination that fails: the error is kept with the message, which is tried again next time, at most
-    50 times. Without addresses the queue is emptied: nobody asked to be told.
+    Never raises for a destination that fails: the error is kept with the message, which is tried again next time, at
+    most 50 times. Without addresses the queue is emptied: nobody asked to be told.
     """
     if not ledger.lease("alerts", holder=holder, seconds=LEASE_SECONDS):
         return 0, 0
@@ -45,7 +46,7 @@ def deliver(ledger: Ledger, addresses: Sequence[str], *, holder: str, senders: S
                     (senders or send)(address, message)
                 except Exception as error:  # noqa: BLE001 - whatever a destination does, monitoring goes on
                     failed += 1
-                    message = msgspec.structs.replace(message, error=_safe(error, address))
+                    message = msgspec.structs.replace(message, error=safe(error, address))
                 else:
                     sent += 1
                     message = msgspec.structs.replace(message, sent=[*message.sent, mark], error="")
@@ -85,7 +86,9 @@ def resolve(address: str) -> str:
         return address
     value = os.environ.get(address[4:])
     if not value:
-        raise BadConfig(f"alerts go to {address}, but {address[4:]} is not set", hint=f"export {address[4:]}=… where the loop runs")
+        raise BadConfig(
+            f"alerts go to {address}, but {address[4:]} is not set", hint=f"export {address[4:]}=… where the loop runs"
+        )
     return value
 
 
@@ -128,7 +131,10 @@ def _mail(address: str, message: Message) -> None:
     query = urllib.parse.parse_qs(parts.query)
     to, sender = query.get("to", []), query.get("from", [""])[0]
     if not parts.hostname or not to or not sender:
-        raise BadConfig("an smtp address needs a host, from and to", hint="write smtps://user:password@host:465/?from=a@b.c&to=d@e.f")
+        raise BadConfig(
+            "an smtp address needs a host, from and to",
+            hint="write smtps://user:password@host:465/?from=a@b.c&to=d@e.f",
+        )
     mail = EmailMessage()
     mail["Subject"], mail["From"], mail["To"] = " ".join(message.title.split())[:200], sender, ", ".join(to)
     mail["Message-ID"] = f"<{message.id}@holdfast>"
@@ -139,7 +145,8 @@ def _mail(address: str, message: Message) -> None:
     else:
         server = smtplib.SMTP(parts.hostname, parts.port or 25, timeout=TIMEOUT)
     with server:
-        if parts.scheme == "smtp" and server.has_extn("starttls") | bool(server.ehlo() and server.has_extn("starttls")):
+        server.ehlo()
+        if parts.scheme == "smtp" and server.has_extn("starttls"):
             server.starttls(context=context)
             server.ehlo()
         if parts.username:
@@ -151,10 +158,16 @@ def _apprise(address: str, message: Message) -> None:
     try:
         import apprise
     except ImportError:
-        raise BadConfig(f"alerts to {address.partition('://')[0]}:// need Apprise", hint="pip install 'holdfast[alerts]', or use an https:// webhook or smtp://") from None
+        raise BadConfig(
+            f"alerts to {address.partition('://')[0]}:// need Apprise",
+            hint="pip install 'holdfast[alerts]', or use an https:// webhook or smtp://",
+        ) from None
     sender = apprise.Apprise()
     if not sender.add(address):
-        raise BadConfig(f"Apprise does not know the address {address.partition('://')[0]}://…", hint="see https://github.com/caronc/apprise/wiki for its forms")
+        raise BadConfig(
+            f"Apprise does not know the address {address.partition('://')[0]}://…",
+            hint="see https://github.com/caronc/apprise/wiki for its forms",
+        )
     if not sender.notify(title=message.title, body=message.text or message.title):
         raise OSError("the service did not take the message")
 
@@ -171,15 +184,31 @@ def _settle(ledger: Ledger, message: Message, addresses: Sequence[str]) -> None:
         if done or tried.tries >= TRIES:
             tx.delete(OUTBOX, _key(message))
             if not done:
-                tx.append("alert.given-up", subject=message.service, at=message.at, actor="alerts", body={"message": message.id, "error": tried.error})
+                tx.append(
+                    "alert.given-up",
+                    subject=message.service,
+                    at=message.at,
+                    actor="alerts",
+                    body={"message": message.id, "error": tried.error},
+                )
         else:
             tx.put(OUTBOX, _key(message), msgspec.to_builtins(tried))
 
 
-def _safe(error: Exception, address: str) -> str:
+def shown(address: str) -> str:
+    """An address as it may be shown: its scheme and host, nothing secret."""
+    if address.startswith("env:"):
+        return address
+    parts = urllib.parse.urlsplit(address)
+    return f"{parts.scheme}://{parts.hostname if parts.scheme in ('http', 'https', 'smtp', 'smtps') else '…'}"
+
+
+def safe(error: Exception, address: str) -> str:
     """The error without the address, which holds secrets."""
     text = f"{type(error).__name__}: {error}"
-    for secret in {address, resolve(address) if not address.startswith("env:") else address, urllib.parse.urlsplit(address).password or ""}:
+    full = os.environ.get(address[4:], "") if address.startswith("env:") else address
+    parts = urllib.parse.urlsplit(full)
+    for secret in (full, parts.password, parts.username, parts.path.strip("/"), parts.query):
         if secret:
             text = text.replace(secret, "…")
     return text[:300]

@@ -28,6 +28,7 @@ import pyarrow as pa
 
 from holdfast.core.definitions import Drift
 from holdfast.core.errors import BadInput
+from holdfast.core.identity import duration_us
 from holdfast.core.records import Signal
 from holdfast.monitoring import dayvariance as days
 from holdfast.monitoring import reference
@@ -54,7 +55,9 @@ def profile(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
     return reference.build(table, times, columns=columns)
 
 
-def compare(profile: bytes, window: pa.Table, *, drift: Drift, times: Array | None = None, score: str = "score") -> list[Signal]:
+def compare(
+    profile: bytes, window: pa.Table, *, drift: Drift, times: Array | None = None, score: str = "score"
+) -> list[Signal]:
     """Judge a window of predictions; one Signal per feature and family, alarms first.
 
     Columns are found by their own name or as ``features.<name>`` / ``inputs.<name>``. ``times`` (n,) are the rows'
@@ -69,7 +72,12 @@ def compare(profile: bytes, window: pa.Table, *, drift: Drift, times: Array | No
     rows = window.num_rows
     if rows < drift.minimum:
         message = f"{rows} rows, {drift.minimum} are needed to say anything"
-        return [Signal(name=n, family=_family(ref, n, score), statistic=_statistic(ref, n), value=None, n=rows, message=message) for n in names]
+        return [
+            Signal(
+                name=n, family=_family(ref, n, score), statistic=_statistic(ref, n), value=None, n=rows, message=message
+            )
+            for n in names
+        ]
     view = _view(ref, window, drift, times)
     found: list[_Test] = []
     codes: dict[str, Array] = {}
@@ -119,24 +127,33 @@ def _watched(ref: Profile, drift: Drift, score: str) -> list[str]:
         return known
     missing = [c for c in drift.columns if c not in known]
     if missing:
-        raise BadInput(f"drift watches {missing[0]!r}, which the reference profile does not hold", hint=f"it holds: {', '.join(known[:12])}")
+        raise BadInput(
+            f"drift watches {missing[0]!r}, which the reference profile does not hold",
+            hint=f"it holds: {', '.join(known[:12])}",
+        )
     return [*drift.columns, *([score] if score in ref.numeric and score not in drift.columns else [])]
 
 
 def _view(ref: Profile, window: pa.Table, drift: Drift, times: Array | None) -> _View:
     if times is None and "request_time" in window.column_names:
         column = window.column("request_time")
-        times = np.asarray((column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column).to_numpy())
+        times = np.asarray(
+            (
+                column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
+            ).to_numpy()
+        )
     calendar = ref.calendar
     if times is None or not len(times):
-        weights, length = calendar.rows / calendar.rows.sum(), max(1.0, int(drift.window) / DAY)
+        weights, length = calendar.rows / calendar.rows.sum(), max(1.0, duration_us(drift.window) / DAY)
     else:
         start, end = int(times.min()), int(times.max()) + 1
         weights, length = sketch.like_for_like(calendar, start, end), max(1.0, math.ceil((end - start) / DAY * 4) / 4)
     return _View(weights, length, days.Days(calendar.days, length, weights, calendar.rows))
 
 
-def _numeric(ref: Profile, name: str, window: pa.Table, view: _View, drift: Drift, score: str, codes: dict[str, Array]) -> list[_Test]:
+def _numeric(
+    ref: Profile, name: str, window: pa.Table, view: _View, drift: Drift, score: str, codes: dict[str, Array]
+) -> list[_Test]:
     column, base = reference.find(window, name), ref.numeric[name]
     values = _floats(column, name, window.num_rows)
     missing = np.isnan(values)
@@ -161,14 +178,26 @@ def _numeric(ref: Profile, name: str, window: pa.Table, view: _View, drift: Drif
     middle = float(np.cumsum(expected)[base.coarse][at] + coarse_gap[at] / 2)
     noise = max(middle * (1 - middle), 1e-9) * (1 / n + 1 / m)
     extra = float(spread.variance[at])
-    p_days = tails.t_two_sided(float(coarse_gap[at]) / math.sqrt(noise + extra), days.satterthwaite(noise, extra, float(spread.freedom[at])))
+    p_days = tails.t_two_sided(
+        float(coarse_gap[at]) / math.sqrt(noise + extra), days.satterthwaite(noise, extra, float(spread.freedom[at]))
+    )
     effect = 1 + extra / noise
     p = max(distance.ks_pvalue(value, n / effect, m / effect), p_days)
     direction, message = "", ""
     if value >= drift.ks_floor:
         direction, message = _move(base, values, gap, value)
     family = "prediction" if name == score else "shape"
-    signal = Signal(name=name, family=family, statistic="ks", value=value, floor=drift.ks_floor, p=p, n=n, direction=direction, message=message)
+    signal = Signal(
+        name=name,
+        family=family,
+        statistic="ks",
+        value=value,
+        floor=drift.ks_floor,
+        p=p,
+        n=n,
+        direction=direction,
+        message=message,
+    )
     tests.append(_Test(signal, value >= drift.ks_floor))
     if name != score and not math.isnan(base.low):
         tests.append(_tail(name, base, values, n, view))
@@ -201,10 +230,22 @@ def _categorical(ref: Profile, name: str, window: pa.Table, view: _View, drift: 
     label = base.categories[top] if top < width else "other"
     message = f"{label!r}: {expected[top]:.1%} → {counts[top] / n:.1%}" if value >= drift.tv_floor else ""
     direction = ("more " if gap[top] > 0 else "fewer ") + repr(label) if message else ""
-    tests.append(_Test(
-        Signal(name=name, family="mix", statistic="tv", value=value, floor=drift.tv_floor, p=p, n=n, direction=direction, message=message),
-        value >= drift.tv_floor,
-    ))  # fmt: skip
+    tests.append(
+        _Test(
+            Signal(
+                name=name,
+                family="mix",
+                statistic="tv",
+                value=value,
+                floor=drift.tv_floor,
+                p=p,
+                n=n,
+                direction=direction,
+                message=message,
+            ),
+            value >= drift.tv_floor,
+        )
+    )
     if base.complete:
         tests.append(_unseen(name, base, rank, coded, names, n, m))
     return tests
@@ -237,11 +278,32 @@ def _mix_p(counts: Array, expected: Array, n: int, m: float, base: sketch.Catego
 
 
 def _missing(
-    ref: Profile, name: str, base: sketch.Numeric | sketch.Categorical, count: int, total: int, view: _View, drift: Drift, *, gone: bool
+    ref: Profile,
+    name: str,
+    base: sketch.Numeric | sketch.Categorical,
+    count: int,
+    total: int,
+    view: _View,
+    drift: Drift,
+    *,
+    gone: bool,
 ) -> _Test:
     if gone:
         message = "the column is not in the predictions at all"
-        return _Test(Signal(name=name, family="missing", statistic="rate", value=1.0, floor=drift.missing_floor, p=0.0, n=total, direction="higher", message=message), True)
+        return _Test(
+            Signal(
+                name=name,
+                family="missing",
+                statistic="rate",
+                value=1.0,
+                floor=drift.missing_floor,
+                p=0.0,
+                n=total,
+                direction="higher",
+                message=message,
+            ),
+            True,
+        )
     expected, m = _rate(base.missing_strata, ref.calendar.rows, view.weights)
     value = count / total
     p = _rate_p(count, total, expected, m, base.missing_days, ref.day_rows, view)
@@ -249,12 +311,25 @@ def _missing(
     message = f"missing in {value:.1%} of rows, {expected:.1%} in the reference" if strong else ""
     direction = "higher" if value > expected else "lower" if value < expected else ""
     return _Test(
-        Signal(name=name, family="missing", statistic="rate", value=value, floor=drift.missing_floor, p=p, reference=expected, n=total, direction=direction, message=message),
+        Signal(
+            name=name,
+            family="missing",
+            statistic="rate",
+            value=value,
+            floor=drift.missing_floor,
+            p=p,
+            reference=expected,
+            n=total,
+            direction=direction,
+            message=message,
+        ),
         strong,
     )
 
 
-def _unseen(name: str, base: sketch.Categorical, rank: Array, coded: Array, names: list[str], n: int, m: float) -> _Test:
+def _unseen(
+    name: str, base: sketch.Categorical, rank: Array, coded: Array, names: list[str], n: int, m: float
+) -> _Test:
     new = rank == len(base.categories)
     count = int(new.sum())
     floor = max(UNSEEN_FLOOR, 3 * base.novelty)
@@ -262,11 +337,19 @@ def _unseen(name: str, base: sketch.Categorical, rank: Array, coded: Array, name
     strong = count / n >= floor
     return _Test(
         Signal(
-            name=name, family="unseen", statistic="rate", value=count / n, floor=floor, p=tails.binomial_sf(count, n, min(1.0, base.novelty + 1 / m)),
-            reference=base.novelty, n=n, direction="higher" if count else "", message=f"{count} rows of categories never seen in training: {examples}" if strong else "",
+            name=name,
+            family="unseen",
+            statistic="rate",
+            value=count / n,
+            floor=floor,
+            p=tails.binomial_sf(count, n, min(1.0, base.novelty + 1 / m)),
+            reference=base.novelty,
+            n=n,
+            direction="higher" if count else "",
+            message=f"{count} rows of categories never seen in training: {examples}" if strong else "",
         ),
         strong,
-    )  # fmt: skip
+    )
 
 
 def _tail(name: str, base: sketch.Numeric, values: Array, n: int, view: _View) -> _Test:
@@ -276,7 +359,11 @@ def _tail(name: str, base: sketch.Numeric, values: Array, n: int, view: _View) -
     value = count / n
     p = _rate_p(count, n, expected, m, base.tails_days, base.days.sum(axis=1), view)
     strong = value - expected >= TAIL_FLOOR
-    message = f"{value:.2%} of values outside [{base.low:.4g}, {base.high:.4g}], {expected:.2%} in the reference" if strong else ""
+    message = (
+        f"{value:.2%} of values outside [{base.low:.4g}, {base.high:.4g}], {expected:.2%} in the reference"
+        if strong
+        else ""
+    )
     return _Test(
         Signal(
             name=name, family="tail", statistic="rate", value=value, floor=TAIL_FLOOR, p=p, reference=expected, n=n,
@@ -336,13 +423,23 @@ def _dependence(ref: Profile, view: _View, codes: dict[str, Array], skip: set[st
         name = f"{names[upper[0][i]]} × {names[upper[1][i]]}"
         strong = abs(gap[i]) >= RHO_FLOOR
         message = f"rank correlation {expected[i]:+.2f} → {r[i]:+.2f}" if strong else ""
-        tests.append(_Test(
-            Signal(
-                name=name, family="dependence", statistic="spearman", value=float(gap[i]), floor=RHO_FLOOR, p=p, reference=float(expected[i]),
-                n=len(scores), direction="higher" if gap[i] > 0 else "lower", message=message,
-            ),
-            strong,
-        ))  # fmt: skip
+        tests.append(
+            _Test(
+                Signal(
+                    name=name,
+                    family="dependence",
+                    statistic="spearman",
+                    value=float(gap[i]),
+                    floor=RHO_FLOOR,
+                    p=p,
+                    reference=float(expected[i]),
+                    n=len(scores),
+                    direction="higher" if gap[i] > 0 else "lower",
+                    message=message,
+                ),
+                strong,
+            )
+        )
     return tests
 
 
@@ -353,7 +450,11 @@ def _judge(tests: list[_Test], rate: float) -> list[Signal]:
     for family in FAMILIES:
         members = [t for t in tests if t.signal.family == family]
         spoken = [t for t in members if t.signal.p is not None and not math.isnan(t.signal.p)]
-        passed = multiplicity.benjamini_hochberg(np.array([t.signal.p for t in spoken]), rate / len(families)) if spoken else np.zeros(0, bool)
+        passed = (
+            multiplicity.benjamini_hochberg(np.array([t.signal.p for t in spoken]), rate / len(families))
+            if spoken
+            else np.zeros(0, bool)
+        )
         judged = [_with(t.signal, bool(t.strong and ok)) for t, ok in zip(spoken, passed, strict=True)]
         if family == "dependence":
             judged = judged[: max(SHOWN_PAIRS, 0)] if any(s.alarm for s in judged) else judged[:1]
@@ -387,7 +488,16 @@ def _floats(column: pa.ChunkedArray | None, name: str, rows: int) -> Array:
     if reference.is_categorical(column.type):
         # The type changed under us: what still reads as a number is one, the rest is missing, and missing alarms.
         return np.array([_number(v) for v in column.to_pylist()], np.float64)
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = _surest(column)
     return reference.floats(column, name)
+
+
+def _surest(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A multiclass score as the probability of its likeliest class."""
+    return pa.chunked_array(
+        [pa.array([None if v is None else max(v, default=None) for v in column.to_pylist()], pa.float64())]
+    )
 
 
 def _number(value: Any) -> float:
@@ -406,7 +516,12 @@ def _move(base: sketch.Numeric, values: Array, gap: Array, value: float) -> tupl
 
 
 def _silent(name: str, family: str, statistic: str, n: int, minimum: int) -> _Test:
-    return _Test(Signal(name=name, family=family, statistic=statistic, value=None, n=n, message=f"{n} values, {minimum} are needed"), False)
+    return _Test(
+        Signal(
+            name=name, family=family, statistic=statistic, value=None, n=n, message=f"{n} values, {minimum} are needed"
+        ),
+        False,
+    )
 
 
 def _family(ref: Profile, name: str, score: str) -> str:

@@ -1,9 +1,8 @@
 """The label store: the truth by prediction id, appended by any process, the latest word winning.
 
-Segment files ``<ordinal of the first record>.labels`` hold frames of little-endian u32 length, u32 CRC-32 and a MessagePack
-list [ids, values, instants, sequences, sources]. A frame is acknowledged after fsync; a torn last frame was never
-acknowledged and is cut off by the next writer. Writers take turns by a file lock; readers need none.
-"""
+Segment files ``<ordinal of the first record>.labels`` hold frames of little-endian u32 length, u32 CRC-32 and a
+MessagePack list [ids, values, instants, sequences, sources]. A frame is acknowledged after fsync; a torn last frame
+was never acknowledged and is cut off by the next writer. Writers take turns by a file lock; readers need none."""
 
 from __future__ import annotations
 
@@ -95,7 +94,11 @@ class LabelStore:
             at = np.array([a for p in parts for a in p.at], np.int64)
             sequence = np.array([s for p in parts for s in p.sequence], np.int64)
         numbers = all(not isinstance(v, str) for v in values)
-        array = pa.array([float(v) for v in values], pa.float64()) if numbers else pa.array([_text(v) for v in values], pa.string())
+        array = (
+            pa.array([float(v) for v in values], pa.float64())
+            if numbers
+            else pa.array([_text(v) for v in values], pa.string())
+        )
         table = pa.table({"prediction_id": pa.array(ids, pa.string()), "value": array, "at": at, "sequence": sequence})
         table = table.take(pa.array(_latest(table["prediction_id"], at, sequence)))
         if since is not None:
@@ -181,7 +184,10 @@ class LabelStore:
         rest = len(data) - at
         # A torn end is normal only where the next frame would begin; whole frames behind it mean lost bytes.
         if rest and (not last or _frame_follows(data, at)):
-            raise Damaged(f"labels are damaged: {path.name} at byte {known.upto}", hint="restore the file from a backup, or remove it to go on without these labels")
+            raise Damaged(
+                f"labels are damaged: {path.name} at byte {known.upto}",
+                hint="restore the file from a backup, or remove it to go on without these labels",
+            )
 
 
 def _frame_follows(data: bytes, at: int) -> bool:
@@ -194,15 +200,21 @@ def _frame_follows(data: bytes, at: int) -> bool:
         return False
     size, crc = _HEAD.unpack_from(data, after)
     frame = data[after + _HEAD.size : after + _HEAD.size + size]
-    return len(frame) == size and size > 0 and zlib.crc32(frame) == crc
+    return bool(len(frame) == size and size > 0 and zlib.crc32(frame) == crc)
 
 
 def _check(record: LabelRecord) -> None:
     if not record.prediction_id or len(record.prediction_id) > 256:
-        raise BadInput(f"a label needs the id of its prediction, not {record.prediction_id[:40]!r}", hint="take `id` from the answer of /predict")
-    value = record.value
-    if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and value != value):
-        raise BadInput(f"the label of {record.prediction_id} is {value!r}", hint="a label is a number, a text or a boolean; leave unknown labels out")
+        raise BadInput(
+            f"a label needs the id of its prediction, not {record.prediction_id[:40]!r}",
+            hint="take `id` from the answer of /predict",
+        )
+    value: object = record.value
+    if not isinstance(value, bool | int | float | str) or value != value:
+        raise BadInput(
+            f"the label of {record.prediction_id} is {value!r}",
+            hint="a label is a number, a text or a boolean; leave unknown labels out",
+        )
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > 2**53:
         raise BadInput(f"the label of {record.prediction_id} is too large a number", hint="send class names as text")
 

@@ -1,7 +1,7 @@
 """The reference profile: one sketch a column and the calendar they share, as bytes that travel with the model package.
 
-Layout: the four bytes ``HFP1``, then zlib of a MessagePack map; arrays are maps of dtype, shape and little-endian bytes.
-"""
+Layout: the four bytes ``HFP1``, then zlib of a MessagePack map; arrays are maps of dtype, shape and little-endian
+bytes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ PAIR_ROWS = 5_000
 
 @dataclass(frozen=True)
 class Profile:
-    """Sketches by column name, in order. ``pair_names`` are the first 64 numeric columns; their centred rank scores have,
-    per day with at least 30 rows, ``pair_n`` (R',) rows, ``pair_sums`` (R', d) and ``pair_products`` (R', d, d)."""
+    """Sketches by column name, in order. ``pair_names`` are the first 64 numeric columns; their centred rank scores
+    have, per day with at least 30 rows, ``pair_n`` (R',) rows, ``pair_sums`` (R', d) and ``pair_products`` (R', d,
+    d)."""
 
     rows: int
     calendar: sketch.Calendar
@@ -64,7 +65,9 @@ def build(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
     for name in columns:
         column = find(table, name)
         if column is None:
-            raise BadInput(f"the reference has no column {name!r}", hint=f"it has: {', '.join(table.column_names[:12])}")
+            raise BadInput(
+                f"the reference has no column {name!r}", hint=f"it has: {', '.join(table.column_names[:12])}"
+            )
         if is_categorical(column.type):
             codes, names = encode(column)
             categorical[name] = sketch.categorical(codes, names, strata, days, len(day_numbers))
@@ -110,7 +113,12 @@ def find(table: pa.Table, name: str) -> pa.ChunkedArray | None:
 
 def is_categorical(kind: pa.DataType) -> bool:
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value) or pa.types.is_boolean(value))
+    return bool(
+        pa.types.is_string(value)
+        or pa.types.is_large_string(value)
+        or pa.types.is_string_view(value)
+        or pa.types.is_boolean(value)
+    )
 
 
 def floats(column: pa.ChunkedArray, name: str) -> Array:
@@ -120,8 +128,13 @@ def floats(column: pa.ChunkedArray, name: str) -> Array:
         BadInput: the column is not numeric.
     """
     kind = column.type
-    if pa.types.is_timestamp(kind) or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)):
-        raise BadInput(f"column {name!r} of type {kind} cannot be watched", hint="watch numbers, text and booleans; name them with Drift(columns=…)")
+    if pa.types.is_timestamp(kind) or not (
+        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
+    ):
+        raise BadInput(
+            f"column {name!r} of type {kind} cannot be watched",
+            hint="watch numbers, text and booleans; name them with Drift(columns=…)",
+        )
     column = column.cast(pa.float64())
     if column.null_count:
         column = pc.fill_null(column, float("nan"))
@@ -142,7 +155,8 @@ def encode(column: pa.ChunkedArray) -> tuple[Array, list[str]]:
 
 
 def rank_scores(codes: Array, column: sketch.Numeric) -> Array:
-    """Bin codes as centred reference ranks in [-0.5, 0.5]: the middle rank of the bin; a negative code (missing) as 0."""
+    """Bin codes as centred reference ranks in [-0.5, 0.5]: the middle rank of the bin; a negative code (missing) as
+    0."""
     counts = column.strata.sum(axis=0)
     upper = np.cumsum(counts)
     ranks = np.append((upper - counts / 2) / max(int(upper[-1]), 1) - 0.5, 0.0)
@@ -159,7 +173,9 @@ def pair_sample(rows: int) -> slice:
     return slice(None, None, max(1, -(-rows // PAIR_ROWS)))
 
 
-def _pairs(numeric: dict[str, sketch.Numeric], raw: dict[str, Array], names: list[str], days: Array, day_count: int) -> tuple[Array, Array, Array]:
+def _pairs(
+    numeric: dict[str, sketch.Numeric], raw: dict[str, Array], names: list[str], days: Array, day_count: int
+) -> tuple[Array, Array, Array]:
     width = len(names)
     if width < 2:
         return np.zeros(0), np.zeros((0, width), np.float32), np.zeros((0, width, width), np.float32)

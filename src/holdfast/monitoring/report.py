@@ -1,8 +1,7 @@
 """A monitor's result over one window, and its place in the ledger.
 
-A report's id is made from what it is about (service, kind, version, arm, window), so looking at one window twice, after a crash or
-from two schedulers, is one report.
-"""
+A report's id is made from what it is about (service, kind, version, arm, window), so looking at one window twice,
+after a crash or from two schedulers, is one report."""
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ def build(
     details: Mapping[str, Any] | None = None,
     at: int = 0,
 ) -> Report:
-    """The report over [start, end). ``minimum`` is the fewest rows (for kind ``performance``: labelled ones) that can say
-    ``ok``; a signal that alarms is an alarm with fewer too, its own test having asked for enough."""
+    """The report over [start, end). ``minimum`` is the fewest rows (for kind ``performance``: labelled ones) that can
+    say ``ok``; a signal that alarms is an alarm with fewer too, its own test having asked for enough."""
     return Report(
         id=digest({"kind": kind, "service": service, "version": version, "start": start, "end": end})[:26],
         service=service, kind=kind, version=version, start=start, end=end,
@@ -44,7 +43,8 @@ def build(
 
 
 def outcome(kind: str, signals: Sequence[Signal], *, rows: int, labelled: int, minimum: int) -> Outcome:
-    """alarm, if any signal alarms; no data without rows; not enough evidence without labels, rows or figures; else ok."""
+    """alarm, if any signal alarms; no data without rows; not enough evidence without labels, rows or figures; else
+    ok."""
     if any(s.alarm for s in signals):
         return "alarm"
     if rows == 0 and kind != "system":
@@ -70,23 +70,43 @@ def store_in(tx: LedgerTransaction, report: Report, *, actor: str = "monitor") -
     body = msgspec.to_builtins(report)
     tx.put(TABLE, key, body)
     tx.append(
-        "report.made", subject=report.service, at=report.at, actor=actor,
+        "report.made",
+        subject=report.service,
+        at=report.at,
+        actor=actor,
         body={
-            "report": report.id, "kind": report.kind, "version": report.version, "start": report.start, "end": report.end,
-            "outcome": report.outcome, "rows": report.rows, "labelled": report.labelled, "digest": digest(body),
+            "report": report.id,
+            "kind": report.kind,
+            "version": report.version,
+            "start": report.start,
+            "end": report.end,
+            "outcome": report.outcome,
+            "rows": report.rows,
+            "labelled": report.labelled,
+            "digest": digest(body),
             "alarms": [f"{s.family}:{s.name}" for s in report.signals if s.alarm][:50],
         },
-    )  # fmt: skip
+    )
     return True
 
 
 def recent(
-    ledger: Ledger, service: str, *, kind: str | None = None, since: int | None = None, until: int | None = None, limit: int | None = None
+    ledger: Ledger,
+    service: str,
+    *,
+    kind: str | None = None,
+    since: int | None = None,
+    until: int | None = None,
+    limit: int | None = None,
 ) -> list[Report]:
     """Reports of a service whose windows end in [since, until), oldest first; the newest ``limit`` of them."""
     found = []
     for _, row in ledger.scan(TABLE, prefix=f"{service}/"):
-        if (kind is None or row["kind"] == kind) and (since is None or row["end"] >= since) and (until is None or row["end"] < until):
+        if (
+            (kind is None or row["kind"] == kind)
+            and (since is None or row["end"] >= since)
+            and (until is None or row["end"] < until)
+        ):
             found.append(msgspec.convert(row, Report))
     return found if limit is None else found[-limit:]
 

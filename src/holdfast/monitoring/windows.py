@@ -28,7 +28,9 @@ def join(predictions: pa.Table, labels: pa.Table) -> pa.Table:
     ``labels`` is what ``LabelStore.read`` gives: one row per prediction id.
     """
     place = pc.index_in(predictions["id"].cast(pa.string()), value_set=labels["prediction_id"].combine_chunks())
-    return predictions.append_column("label", labels["value"].take(place)).append_column("label_at", labels["at"].take(place))
+    return predictions.append_column("label", labels["value"].take(place)).append_column(
+        "label_at", labels["at"].take(place)
+    )
 
 
 def days(start: int, end: int, *, length: int, every: int) -> list[tuple[int, int]]:

@@ -1,9 +1,9 @@
 """Orders to retrain and what became of scheduled ticks: each has exactly one outcome, whoever asks and whoever dies.
 
-Tables: ``ticks`` (key service/tick) holds a tick's one outcome, an order or a reasoned skip; ``orders`` (key service/id) an
-order's state open → claimed → done. Every change is one ledger transaction. A claim is worked on under a lease in real time;
-when its holder dies the next one carries on with the same order, and only the present holder's finish counts.
-"""
+Tables: ``ticks`` (key service/tick) holds a tick's one outcome, an order or a reasoned skip; ``orders`` (key
+service/id) an order's state open → claimed → done. Every change is one ledger transaction. A claim is worked on under
+a lease in real time; when its holder dies the next one carries on with the same order, and only the present holder's
+finish counts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TICKS = "ticks"
 
 
 def place(ledger: Ledger, order: RetrainOrder, *, actor: str = "policy") -> bool:
-    """Place an order; True if this call did. False if it is known already, its tick has an outcome, or another order of the
-    service is not finished: then nothing changes."""
+    """Place an order; True if this call did. False if it is known already, its tick has an outcome, or another order
+    of the service is not finished: then nothing changes."""
     with ledger.transaction() as tx:
         return place_in(tx, order, actor=actor)
 
@@ -34,13 +34,30 @@ def place_in(tx: LedgerTransaction, order: RetrainOrder, *, actor: str = "policy
         return False
     if any(row["status"] != "done" for _, row in tx.scan(ORDERS, prefix=f"{order.service}/")):
         return False
-    tx.put(ORDERS, _order(order), {"order": msgspec.to_builtins(order), "status": "open", "holder": "", "outcome": "", "finished": None})
+    tx.put(
+        ORDERS,
+        _order(order),
+        {"order": msgspec.to_builtins(order), "status": "open", "holder": "", "outcome": "", "finished": None},
+    )
     if order.tick is not None:
-        tx.put(TICKS, _tick(order.service, order.tick), {"tick": order.tick, "order": order.id, "outcome": "ordered", "at": order.at})
+        tx.put(
+            TICKS,
+            _tick(order.service, order.tick),
+            {"tick": order.tick, "order": order.id, "outcome": "ordered", "at": order.at},
+        )
     tx.append(
-        "order.placed", subject=order.service, at=order.at, actor=actor,
-        body={"order": order.id, "trigger": order.trigger, "reason": order.reason, "reports": order.reports, "tick": order.tick},
-    )  # fmt: skip
+        "order.placed",
+        subject=order.service,
+        at=order.at,
+        actor=actor,
+        body={
+            "order": order.id,
+            "trigger": order.trigger,
+            "reason": order.reason,
+            "reports": order.reports,
+            "tick": order.tick,
+        },
+    )
     return True
 
 
@@ -75,7 +92,13 @@ def claim(ledger: Ledger, service: str, *, holder: str, at: int, seconds: float 
             order = msgspec.convert(row["order"], RetrainOrder)
             if row["holder"] != holder or row["status"] != "claimed":
                 tx.put(ORDERS, key, {**row, "status": "claimed", "holder": holder})
-                tx.append("order.claimed", subject=service, at=at, actor=holder, body={"order": order.id, "after": row["holder"]})
+                tx.append(
+                    "order.claimed",
+                    subject=service,
+                    at=at,
+                    actor=holder,
+                    body={"order": order.id, "after": row["holder"]},
+                )
             return order
     ledger.release_lease(_lease(service), holder=holder)
     return None
@@ -110,7 +133,10 @@ def finish_in(tx: LedgerTransaction, service: str, order_id: str, *, holder: str
             return False
         raise Conflict(f"order {order_id} ended already: {row['outcome']}", hint="its first outcome stands")
     if row["holder"] != holder:
-        raise Conflict(f"order {order_id} is held by {row['holder'] or 'nobody'} now", hint="the lease ran out; let its new holder finish")
+        raise Conflict(
+            f"order {order_id} is held by {row['holder'] or 'nobody'} now",
+            hint="the lease ran out; let its new holder finish",
+        )
     tx.put(ORDERS, key, {**row, "status": "done", "outcome": outcome, "finished": at})
     tx.append("order.finished", subject=service, at=at, actor=holder, body={"order": order_id, "outcome": outcome})
     return True
@@ -126,7 +152,10 @@ def unfinished(ledger: Ledger, service: str) -> RetrainOrder | None:
 
 def outcomes(ledger: Ledger, service: str) -> list[dict[str, Any]]:
     """Every order of a service with its state, oldest first."""
-    return sorted((row for _, row in ledger.scan(ORDERS, prefix=f"{service}/")), key=lambda r: (r["order"]["at"], r["order"]["id"]))
+    return sorted(
+        (row for _, row in ledger.scan(ORDERS, prefix=f"{service}/")),
+        key=lambda r: (r["order"]["at"], r["order"]["id"]),
+    )
 
 
 def _order(order: RetrainOrder) -> str:

@@ -16,37 +16,36 @@ from typing import Literal
 import msgspec
 
 from holdfast.core.definitions import Retrain
-from holdfast.core.identity import digest, duration_text, iso, to_us
+from holdfast.core.identity import digest, duration_text, duration_us, iso, to_us
 from holdfast.core.records import Cycle, Record, Report, RetrainOrder, Signal
 from holdfast.retraining import schedule
+from holdfast.stats import metrics
 
 Guard = Literal["nothing asks", "freeze", "under way", "breaker", "cooldown", "budget"]
 Trigger = Literal["schedule", "drift", "degradation"]
 
-# A lower figure is a better one.
-LOWER_IS_BETTER = frozenset({"log_loss", "brier", "ece", "calibration_error", "mae", "mse", "rmse", "mape", "error_rate"})
 FAILED = frozenset({"failed", "rolled back", "blocked"})
 BACKOFF_MOST = 8
 
 
-class NoOrder(Record):
-    """Why not. ``guard`` names the refusal, ``asked`` who asked, ``silent`` why each other trigger kept quiet; ``tick`` is a
-    due tick that this no answers; ``alert`` says that a person must look."""
+class NoOrder(Record, frozen=True, kw_only=True):
+    """Why not. ``guard`` names the refusal, ``asked`` who asked, ``silent`` why each other trigger kept quiet;
+    ``tick`` is a due tick that this no answers; ``alert`` says that a person must look."""
 
     reason: str
     guard: Guard
-    asked: list[str] = []
-    silent: dict[str, str] = {}
+    asked: list[str] = msgspec.field(default_factory=list)
+    silent: dict[str, str] = msgspec.field(default_factory=dict)
     tick: int | None = None
     alert: bool = False
 
 
-class Ask(Record):
+class Ask(Record, frozen=True, kw_only=True):
     """A trigger that fired, what it says and rests on."""
 
     trigger: Trigger
     reason: str
-    reports: list[str] = []
+    reports: list[str] = msgspec.field(default_factory=list)
     tick: int | None = None
 
 
@@ -84,18 +83,39 @@ def propose(
     asks, silent = _asks(known, cycles, retrain, now, last_version_metrics or {}, last_tick, persist, live_version)
     tick = next((a.tick for a in asks if a.tick is not None), None)
     if not asks:
-        return NoOrder(reason="; ".join(f"{k}: {v}" for k, v in silent.items()) or "no trigger is declared", guard="nothing asks", silent=silent)
+        return NoOrder(
+            reason="; ".join(f"{k}: {v}" for k, v in silent.items()) or "no trigger is declared",
+            guard="nothing asks",
+            silent=silent,
+        )
     refusal = _refusal(cycles, retrain, now, open_order, backoff)
     if refusal is not None:
         guard, reason, alert = refusal
         asked = [f"{a.trigger}: {a.reason}" for a in asks]
-        return NoOrder(reason=f"{reason} (asked by {', '.join(a.trigger for a in asks)})", guard=guard, asked=asked, silent=silent, tick=tick, alert=alert)
+        return NoOrder(
+            reason=f"{reason} (asked by {', '.join(a.trigger for a in asks)})",
+            guard=guard,
+            asked=asked,
+            silent=silent,
+            tick=tick,
+            alert=alert,
+        )
     # Drift and decay say more than the clock does; the tick is answered by the same order.
     first = next((a for a in asks if a.trigger != "schedule"), asks[0])
-    reason = first.reason if len(asks) == 1 else f"{first.reason}; also {', '.join(a.trigger for a in asks if a is not first)}"
+    reason = (
+        first.reason
+        if len(asks) == 1
+        else f"{first.reason}; also {', '.join(a.trigger for a in asks if a is not first)}"
+    )
     rests = [r for a in asks for r in a.reports]
-    identity = {"service": name, "tick": tick} if tick is not None else {"service": name, "reports": rests, "after": cycles[-1].id if cycles else ""}
-    return RetrainOrder(id=digest(identity)[:26], service=name, trigger=first.trigger, reason=reason, reports=rests, at=now, tick=tick)
+    identity = (
+        {"service": name, "tick": tick}
+        if tick is not None
+        else {"service": name, "reports": rests, "after": cycles[-1].id if cycles else ""}
+    )
+    return RetrainOrder(
+        id=digest(identity)[:26], service=name, trigger=first.trigger, reason=reason, reports=rests, at=now, tick=tick
+    )
 
 
 def due_tick(retrain: Retrain, history: Sequence[Cycle], now: int, last_tick: int | None = None) -> int | None:
@@ -134,14 +154,20 @@ def _asks(
     version: int | None,
 ) -> tuple[list[Ask], dict[str, str]]:
     asks: list[Ask] = []
-    silent: dict[str, str] = {}
+    silent: dict[str, str] = msgspec.field(default_factory=dict)
     found: Ask | str
     if retrain.schedule is not None:
         tick = due_tick(retrain, cycles, now, last_tick)
         if tick is None:
             silent["schedule"] = "no tick is due"
         else:
-            asks.append(Ask(trigger="schedule", reason=f"the tick of {iso(tick)} ({retrain.schedule}, {retrain.zone})", tick=tick))
+            asks.append(
+                Ask(
+                    trigger="schedule",
+                    reason=f"the tick of {iso(tick)} ({retrain.schedule}, {retrain.zone})",
+                    tick=tick,
+                )
+            )
     live = _about_live(reports, cycles, version)
     if retrain.on_drift:
         found = _drift(live, persist)
@@ -171,7 +197,8 @@ def _about_live(reports: Sequence[Report], cycles: Sequence[Cycle], version: int
 
 
 def _drift(reports: Sequence[Report], persist: int) -> Ask | str:
-    """The same thing must alarm in each of the last ``persist`` reports; windows that could say nothing are passed over."""
+    """The same thing must alarm in each of the last ``persist`` reports; windows that could say nothing are passed
+    over."""
     said = [r for r in reports if r.kind == "drift" and r.outcome in ("ok", "alarm")][-persist:]
     if not said:
         return "no drift report yet"
@@ -184,7 +211,12 @@ def _drift(reports: Sequence[Report], persist: int) -> Ask | str:
         return f"no single thing drifts in {persist} reports in a row"
     strongest = sorted((s for s in said[-1].signals if (s.family, s.name) in common), key=_strength, reverse=True)
     shown = ", ".join(f"{s.name} ({s.family} {s.value:.3g})" for s in strongest[:3] if s.value is not None)
-    return Ask(trigger="drift", reason=f"drift in {persist} reports in a row: {shown}{f' and {len(common) - 3} more' if len(common) > 3 else ''}", reports=[r.id for r in said])
+    more = f" and {len(common) - 3} more" if len(common) > 3 else ""
+    return Ask(
+        trigger="drift",
+        reason=f"drift in {persist} reports in a row: {shown}{more}",
+        reports=[r.id for r in said],
+    )
 
 
 def _decay(reports: Sequence[Report], metric: str, limit: float, *, below: bool, own: Mapping[str, float]) -> Ask | str:
@@ -192,7 +224,7 @@ def _decay(reports: Sequence[Report], metric: str, limit: float, *, below: bool,
     signal = next((s for s in newest.signals if s.name == metric and s.value is not None), None) if newest else None
     if newest is None or signal is None:
         return f"no report of {metric} yet"
-    lower = metric in LOWER_IS_BETTER
+    lower = not metrics.get(metric).greater_is_better
     if below:
         floor, against = limit, f"the floor {limit:.4g}"
     elif metric not in own:
@@ -203,15 +235,19 @@ def _decay(reports: Sequence[Report], metric: str, limit: float, *, below: bool,
     edge = signal.low if lower else signal.high
     if edge is None:
         return f"{metric} has no interval"
+    seen = f"{metric} {signal.value:.4g} [{_edge(signal.low)}, {_edge(signal.high)}]"
     if edge <= floor if lower else edge >= floor:
-        return f"{metric} {signal.value:.4g} [{_edge(signal.low)}, {_edge(signal.high)}] is not wholly worse than {against}"
+        return f"{seen} is not wholly worse than {against}"
     return Ask(
-        trigger="degradation", reason=f"{metric} {signal.value:.4g} [{_edge(signal.low)}, {_edge(signal.high)}] is wholly worse than {against}",
+        trigger="degradation",
+        reason=f"{seen} is wholly worse than {against}",
         reports=[newest.id],
-    )  # fmt: skip
+    )
 
 
-def _refusal(cycles: Sequence[Cycle], retrain: Retrain, now: int, open_order: RetrainOrder | None, backoff: float) -> tuple[Guard, str, bool] | None:
+def _refusal(
+    cycles: Sequence[Cycle], retrain: Retrain, now: int, open_order: RetrainOrder | None, backoff: float
+) -> tuple[Guard, str, bool] | None:
     for start, end in retrain.freeze:
         if to_us(start) <= now < to_us(end):
             return "freeze", f"frozen from {start} to {end}", False
@@ -225,12 +261,20 @@ def _refusal(cycles: Sequence[Cycle], retrain: Retrain, now: int, open_order: Re
         return "breaker", f"{failures} cycles in a row failed; a person must look and order the next one", True
     if cycles:
         last = max(c.order.at or c.started for c in cycles)
-        rest = _cooldown(cycles, int(retrain.cooldown), backoff)  # type: ignore[call-overload]
+        rest = _cooldown(cycles, duration_us(retrain.cooldown), backoff)
         if now - last < rest:
-            return "cooldown", f"the last order was at {iso(last)}, the next may come {duration_text(rest)} later", False
-    spent = sum(1 for c in cycles if now - int(retrain.budget_window) < (c.order.at or c.started) <= now)  # type: ignore[call-overload]
+            return (
+                "cooldown",
+                f"the last order was at {iso(last)}, the next may come {duration_text(rest)} later",
+                False,
+            )
+    spent = sum(1 for c in cycles if now - duration_us(retrain.budget_window) < (c.order.at or c.started) <= now)
     if spent >= retrain.budget:
-        return "budget", f"{spent} of {retrain.budget} orders in {duration_text(int(retrain.budget_window))} are spent", True  # type: ignore[call-overload]
+        return (
+            "budget",
+            f"{spent} of {retrain.budget} orders in {duration_text(duration_us(retrain.budget_window))} are spent",
+            True,
+        )
     return None
 
 

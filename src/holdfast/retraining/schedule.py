@@ -1,8 +1,7 @@
 """Which ticks of a cron schedule fall between two instants, in a zone, over daylight saving.
 
-Cron arithmetic is cronsim's, which follows Debian's cron: a tick at a fixed time that a spring change skips happens right after
-the change, one that an autumn change repeats happens once.
-"""
+Cron arithmetic is cronsim's, which follows Debian's cron: a tick at a fixed time that a spring change skips happens
+right after the change, one that an autumn change repeats happens once."""
 
 from __future__ import annotations
 
@@ -66,9 +65,14 @@ def check(cron: str, zone: str) -> ZoneInfo:
     except (KeyError, ValueError, OSError):
         from zoneinfo import available_timezones
 
-        raise BadInput(f"unknown time zone {zone!r}", hint=did_you_mean(zone, available_timezones(), kind="time zone")) from None
+        raise BadInput(
+            f"unknown time zone {zone!r}", hint=did_you_mean(zone, available_timezones(), kind="time zone")
+        ) from None
     try:
         CronSim(cron, from_us(0).astimezone(place))
     except CronSimError as error:
-        raise BadInput(f"{cron!r} is not a schedule: {error}", hint="write minute hour day month weekday, as in \"0 2 * * *\" for 02:00 every day") from None
+        raise BadInput(
+            f"{cron!r} is not a schedule: {error}",
+            hint='write minute hour day month weekday, as in "0 2 * * *" for 02:00 every day',
+        ) from None
     return place

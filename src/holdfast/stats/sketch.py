@@ -30,7 +30,7 @@ TAIL = 0.001
 def stratum_of(times: Array) -> Array:
     """Weekday (0 = Thursday, the epoch's) x quarter of the day, per instant."""
     quarters = times // _QUARTER
-    return (quarters // 4 % 7) * 4 + quarters % 4
+    return np.asarray((quarters // 4 % 7) * 4 + quarters % 4)
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ def window_exposure(start: int, end: int) -> Array:
     first, last = start // _HOUR, max(-(-end // _HOUR), start // _HOUR + 1)
     weeks, rest = divmod(last - first, 168)
     hours = np.arange(first, first + rest, dtype=np.int64) * _HOUR
-    return np.bincount(stratum_of(hours), minlength=STRATA) + 6.0 * weeks
+    return np.asarray(np.bincount(stratum_of(hours), minlength=STRATA) + 6.0 * weeks)
 
 
 def like_for_like(calendar: Calendar, start: int, end: int) -> Array:
-    """Weights (28,), summing to 1, that make the reference's strata what a window over [start, end) would see if nothing
-    changed: the hours covered times the reference's own traffic per hour. Strata that the reference lacks borrow
-    from their weekday, then from everything."""
+    """Weights (28,), summing to 1, that make the reference's strata what a window over [start, end) would see if
+    nothing changed: the hours covered times the reference's own traffic per hour. Strata on days that the reference
+    lacks are taken to look like all of it."""
     exposure, covered, rows = window_exposure(start, end), calendar.exposure(), calendar.rows.astype(np.float64)
     weights = np.zeros(STRATA)
     lost = 0.0
@@ -67,18 +67,15 @@ def like_for_like(calendar: Calendar, start: int, end: int) -> Array:
         else:
             lost += exposure[stratum]
     total = rows.sum()
-    if weights.sum() * 1.0 < 1e-12:
-        return rows / total if total else weights
-    if lost:
-        weights += rows * (lost / exposure.sum()) * (weights.sum() / (1 - lost / exposure.sum()) / total)
-    return weights / weights.sum()
+    weights += rows * (lost / max(covered.sum(), 1.0))
+    return np.asarray(weights / weights.sum() if weights.sum() else rows / max(total, 1.0))
 
 
 @dataclass(frozen=True)
 class Numeric:
-    """``cuts`` (K,) ascending; ``strata`` (28, K + 1) counts per bin, bin i being (cuts[i-1], cuts[i]]; ``coarse`` (63,)
-    indices into ``cuts``; ``days`` (R, 64) counts between them; missing per stratum and day; ``low``/``high`` the far
-    tail's bounds; ``quantiles`` (5,, 25, 50, 75, 95 %)."""
+    """``cuts`` (K,) ascending; ``strata`` (28, K + 1) counts per bin, bin i being (cuts[i-1], cuts[i]]; ``coarse``
+    (63,) indices into ``cuts``; ``days`` (R, 64) counts between them; missing per stratum and day; ``low``/``high``
+    the far tail's bounds; ``quantiles`` (5,, 25, 50, 75, 95 %)."""
 
     cuts: Array
     strata: Array
@@ -95,8 +92,9 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Categorical:
-    """``categories`` by falling count; the last column of ``strata`` (28, K + 1) is everything else. ``complete``: every
-    category of the reference is in the list. ``novelty`` is the share of new categories to expect of any new day."""
+    """``categories`` by falling count; the last column of ``strata`` (28, K + 1) is everything else. ``complete``:
+    every category of the reference is in the list. ``novelty`` is the share of new categories to expect of any new
+    day."""
 
     categories: list[str]
     complete: bool
@@ -115,7 +113,11 @@ def numeric(values: Array, strata: Array, days: Array, day_count: int) -> Numeri
     codes = np.searchsorted(cuts, values, side="left")
     width = len(cuts) + 1
     keep = ~missing
-    coarse = np.unique(np.linspace(0, len(cuts) - 1, min(COARSE, len(cuts))).round().astype(np.int64)) if len(cuts) else np.zeros(0, np.int64)
+    coarse = (
+        np.unique(np.linspace(0, len(cuts) - 1, min(COARSE, len(cuts))).round().astype(np.int64))
+        if len(cuts)
+        else np.zeros(0, np.int64)
+    )
     coarse = np.concatenate([coarse, np.full(COARSE - len(coarse), len(cuts) - 1 if len(cuts) else 0, np.int64)])
     blocks = np.searchsorted(coarse, codes, side="left")
     low, high = (math.nan, math.nan)

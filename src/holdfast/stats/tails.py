@@ -1,8 +1,7 @@
 """Tail probabilities from the standard library alone: importing scipy.stats costs six times numpy.
 
-Formulas: NIST DLMF 8.9 (incomplete gamma) and 8.17.22 (incomplete beta), both as continued fractions by the modified Lentz method.
-Relative error is below 1e-10 where the result is above 1e-300.
-"""
+Formulas: NIST DLMF 8.9 (incomplete gamma) and 8.17.22 (incomplete beta), both as continued fractions by the modified
+Lentz method. Relative error is below 1e-10 where the result is above 1e-300."""
 
 from __future__ import annotations
 

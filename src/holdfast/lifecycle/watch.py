@@ -1,0 +1,111 @@
+"""One turn of a service's monitors: what answers now, its predictions and their truth, reports, incidents, pages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from holdfast.core.errors import NotFound
+from holdfast.core.identity import DAY, duration_us
+from holdfast.core.records import Package, Release, Report
+
+if TYPE_CHECKING:
+    from holdfast.core.definitions import Service
+    from holdfast.workspace import Workspace
+
+
+def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = True) -> list[Report]:
+    """Look at a service as of ``now`` (µs UTC), keep the reports, raise and resolve incidents, send what waits.
+
+    Looking twice at one instant is one set of reports.
+
+    Raises:
+        NotFound: the project has no such service, or nothing of it answers.
+    """
+    from holdfast.monitoring import alerts, report, watch
+    from holdfast.monitoring.labels import LabelStore
+    from holdfast.registry import versions
+    from holdfast.serving import journal
+
+    services = workspace.project().services
+    if service_name not in services:
+        raise NotFound.among("service", service_name, services)
+    service = services[service_name]
+    release, package = live(workspace, service)
+    assert release.champion is not None
+    span = max(
+        duration_us(service.monitor.window), duration_us(service.monitor.drift.window) if service.monitor.drift else DAY
+    )
+    predictions = journal.read(workspace.path("predictions", service_name), since=now - span, until=now)
+    labels = LabelStore(workspace.path("labels", service_name)).read()
+    profile = None
+    if package.reference_file is not None:
+        profile = workspace.objects.get(package.files[package.reference_file].sha256)
+    own: dict[str, float] = {}
+    version = versions.get(workspace.ledger, release.model, release.champion.version)
+    if version.run_id is not None:
+        from holdfast.training import runs
+
+        own = holdout(runs.get(workspace.runs, version.run_id).metrics)
+    reports = watch.look(
+        service,
+        predictions,
+        labels,
+        version=release.champion.version,
+        profile=profile,
+        now=now,
+        threshold=package.threshold,
+        positive=package.classes[-1] if len(package.classes) == 2 else 1,
+        classes=package.classes or None,
+        own=own,
+    )
+    for each in reports:
+        report.store(workspace.ledger, each)
+        alerts.raise_for(workspace.ledger, each)
+    if deliver:
+        send(workspace, service_name)
+    return reports
+
+
+def holdout(figures: Mapping[str, float]) -> dict[str, float]:
+    """A run's figures on rows it was not fitted on, by plain metric name: ``test_x``, else ``tune_x``, else ``x``."""
+    plain = dict(figures)
+    for prefix in ("tune_", "test_"):
+        plain |= {k.removeprefix(prefix): v for k, v in figures.items() if k.startswith(prefix)}
+    return plain
+
+
+def live(workspace: Workspace, service: Service) -> tuple[Release, Package]:
+    """The production release of a service and its champion's package.
+
+    Raises:
+        NotFound: nothing of it answers in production.
+    """
+    from holdfast.registry import package
+    from holdfast.serving import release_file
+
+    release = release_file.read(workspace.home / "releases", service.name, "production", workspace.secret("release"))
+    if release is None or release.champion is None:
+        raise NotFound(
+            f"nothing answers for {service.name!r} in production yet",
+            hint=f"deploy a version: holdfast deploy {service.model.name}@latest",
+        )
+    return release, package.load(workspace.objects, release.champion.content)
+
+
+def addresses(workspace: Workspace, service_name: str | None = None) -> list[str]:
+    """Where alerts go: the workspace's addresses and those of the service (of every service without a name)."""
+    found = list(workspace.settings.alerts)
+    services = workspace.project().services
+    for name, service in services.items():
+        if service_name in (None, name):
+            found += [a for a in service.monitor.alerts if a not in found]
+    return found
+
+
+def send(workspace: Workspace, service_name: str) -> tuple[int, int]:
+    """Send what waits; (sent, failed). Never raises for a destination that fails."""
+    from holdfast.core.identity import new_id
+    from holdfast.monitoring import delivery
+
+    return delivery.deliver(workspace.ledger, addresses(workspace, service_name), holder=new_id())
