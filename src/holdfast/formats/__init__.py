@@ -53,7 +53,9 @@ def save(estimator: Any, folder: Path, *, sample: np.ndarray, task: str, columns
 
     sample = np.ascontiguousarray(sample, dtype=np.float64)
     if sample.ndim != 2 or sample.shape[1] != len(columns) or not len(sample):
-        raise BadInput(f"the sample has shape {sample.shape}, the model has {len(columns)} inputs", hint="give at least one row")
+        raise BadInput(
+            f"the sample has shape {sample.shape}, the model has {len(columns)} inputs", hint="give at least one row"
+        )
     if task != "regression" and not hasattr(estimator, "predict_proba"):
         raise BadInput(f"{type(estimator).__name__} gives no probabilities", hint="wrap it in CalibratedClassifierCV")
     data = skops.dump(estimator)
@@ -106,8 +108,14 @@ def parse(
 ) -> Predictor:
     """A predictor from bytes whose hash is already verified. What the bytes are decides who reads them."""
     kind = sniff(data)
-    if name == package.model_file and package.format in ("onnx", "skops", "safetensors", "xgboost", "lightgbm") and kind != package.format:
-        raise NotTrusted(f"{name} says {package.format} but holds {kind}", hint="package the model again from its source")
+    if (
+        name == package.model_file
+        and package.format in ("onnx", "skops", "safetensors", "xgboost", "lightgbm")
+        and kind != package.format
+    ):
+        raise NotTrusted(
+            f"{name} says {package.format} but holds {kind}", hint="package the model again from its source"
+        )
     if kind == "onnx":
         from holdfast.formats import onnx
 
@@ -121,9 +129,9 @@ def parse(
 
 def _compile(estimator: Any, sample: np.ndarray, *, task: str) -> tuple[bytes | None, Json]:
     """ONNX bytes that agree with the original on every row of the sample and of what is made from it; or why not."""
+    from holdfast.core.records import FieldSpec
     from holdfast.formats import onnx, skops
     from holdfast.formats.compile_onnx import CannotCompile, compile_estimator
-    from holdfast.core.records import FieldSpec
 
     width = sample.shape[1]
     facts: Json = {"tolerance": TOLERANCE, "against": type(estimator).__name__, "input": "float64", "compiled": False}
@@ -132,7 +140,9 @@ def _compile(estimator: Any, sample: np.ndarray, *, task: str) -> tuple[bytes | 
     except CannotCompile as reason:
         return None, {**facts, "reason": str(reason)}
     inputs = [FieldSpec(name=f"x{i}", dtype="float64") for i in range(width)]
-    probe = Package(name="probe", format="onnx", task=task, model_file="", files={}, inputs=inputs, request=[], outputs=[])  # type: ignore[arg-type]
+    probe = Package(
+        name="probe", format="onnx", task=task, model_file="", files={}, inputs=inputs, request=[], outputs=[]
+    )  # type: ignore[arg-type]
     before = skops.SklearnPredictor(estimator, task=task)
     try:
         after = onnx.parse(data, probe)
@@ -144,7 +154,11 @@ def _compile(estimator: Any, sample: np.ndarray, *, task: str) -> tuple[bytes | 
                     raise BadInput("the estimator does not score the sample rows") from None
                 continue  # what the original refuses (NaN, say) is refused by name before it reaches the compiled model
             got = after.scores(rows)
-            gap = float(np.max(np.abs(expected - got) / np.maximum(1.0, np.abs(expected)))) if np.isfinite(got).all() else float("inf")
+            gap = (
+                float(np.max(np.abs(expected - got) / np.maximum(1.0, np.abs(expected))))
+                if np.isfinite(got).all()
+                else float("inf")
+            )
             facts[kind] = {"rows": len(rows), "largest": gap}
             if not gap <= TOLERANCE:
                 return None, {**facts, "reason": f"the compiled model differs by {gap:.3g} on {kind} rows"}

@@ -37,7 +37,9 @@ def compile_estimator(estimator: Any, *, width: int, task: str) -> bytes:
         try:
             return _with_skl2onnx(estimator, width)
         except Exception as error:
-            raise CannotCompile(f"{own}; skl2onnx: {str(error).strip().splitlines()[0][:200] if str(error) else error!r}") from None
+            raise CannotCompile(
+                f"{own}; skl2onnx: {str(error).strip().splitlines()[0][:200] if str(error) else error!r}"
+            ) from None
 
 
 def _with_skl2onnx(estimator: Any, width: int) -> bytes:
@@ -162,7 +164,7 @@ class _Graph:
             self._op("Sigmoid", self.last)
             return 1
         self._op("Softmax", self.last, axis=1)
-        return coefficients.shape[0]
+        return int(coefficients.shape[0])
 
     # --- trees --------------------------------------------------------------------------------------------------------
 
@@ -237,7 +239,18 @@ class _Trees:
         self.dtype = dtype
         self.trees: list[tuple[Any, ...]] = []
 
-    def add(self, feature: Any, cut: Any, left: Any, right: Any, missing_left: Any, leaf: Any, values: Any, *, only: int | None = None) -> None:
+    def add(
+        self,
+        feature: Any,
+        cut: Any,
+        left: Any,
+        right: Any,
+        missing_left: Any,
+        leaf: Any,
+        values: Any,
+        *,
+        only: int | None = None,
+    ) -> None:
         cut = np.asarray(cut, dtype=np.float64)
         if self.dtype is np.float32:
             rounded = cut.astype(np.float32)
@@ -284,7 +297,9 @@ class _Trees:
             from onnx import TensorProto
 
             out["nodes_values_as_tensor"] = helper.make_tensor("cuts", TensorProto.DOUBLE, cuts.shape, cuts.tolist())
-            out["target_weights_as_tensor"] = helper.make_tensor("weights", TensorProto.DOUBLE, weights.shape, weights.tolist())
+            out["target_weights_as_tensor"] = helper.make_tensor(
+                "weights", TensorProto.DOUBLE, weights.shape, weights.tolist()
+            )
         else:
             out["nodes_values"] = cuts.astype(np.float32).tolist()
             out["target_weights"] = weights.astype(np.float32).tolist()

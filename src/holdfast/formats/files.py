@@ -97,12 +97,16 @@ def read_zip(data: bytes, *, what: str) -> dict[str, bytes]:
             raise TooMuch(f"{what} holds {len(members)} files; at most {ARCHIVE_COUNT} are read")
         budget = min(ARCHIVE_BYTES, max(ARCHIVE_RATIO * len(data), 16 << 20))
         if sum(m.file_size for m in members) > budget:
-            raise TooMuch(f"{what} unpacks to more than {budget} bytes", hint="this looks like a zip bomb; it was not unpacked")
+            raise TooMuch(
+                f"{what} unpacks to more than {budget} bytes", hint="this looks like a zip bomb; it was not unpacked"
+            )
         out: dict[str, bytes] = {}
         for member in members:
             name = member.filename
             mode = member.external_attr >> 16
-            odd = name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or member.flag_bits & 1
+            odd = (
+                name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/") or member.flag_bits & 1
+            )
             if odd or (mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)) or name in out:
                 raise BadInput(f"{what} holds {name!r}, which is not a plain file")
             if member.is_dir():

@@ -81,7 +81,9 @@ def inspect(data: bytes) -> dict[str, int]:
             domain = next((bytes(b).decode("utf-8", "replace") for n, w, _, b in fields(body) if n == 1 and w == 2), "")
             _check_domain(domain)
         elif number in (20, 25):
-            raise NotTrusted("this ONNX model carries training graphs or functions of its own", hint="export it for inference only")
+            raise NotTrusted(
+                "this ONNX model carries training graphs or functions of its own", hint="export it for inference only"
+            )
     if graphs != 1:
         raise BadInput("not an ONNX model: it has no graph")
     return seen
@@ -89,7 +91,10 @@ def inspect(data: bytes) -> dict[str, int]:
 
 def _check_domain(domain: str) -> None:
     if domain not in DOMAINS:
-        raise NotTrusted(f"this ONNX model uses operators of domain {domain!r}", hint="export it with the standard operators (ai.onnx, ai.onnx.ml)")
+        raise NotTrusted(
+            f"this ONNX model uses operators of domain {domain!r}",
+            hint="export it with the standard operators (ai.onnx, ai.onnx.ml)",
+        )
 
 
 def _graph(data: memoryview, seen: dict[str, int], depth: int) -> None:
@@ -166,7 +171,10 @@ def _tensor(data: memoryview, seen: dict[str, int]) -> None:
         elif number == 2 and wire == 0:
             kind = value
         elif number == 13 or (number == 14 and value == 1):
-            raise NotTrusted("this ONNX model keeps its weights in other files", hint="save it as one file (save_as_external_data=False)")
+            raise NotTrusted(
+                "this ONNX model keeps its weights in other files",
+                hint="save it as one file (save_as_external_data=False)",
+            )
         elif number == 9 and wire == 2:
             raw = len(body)
         elif number in (4, 5, 6, 7, 10, 11):
@@ -177,7 +185,9 @@ def _tensor(data: memoryview, seen: dict[str, int]) -> None:
             raise BadInput("a tensor of this ONNX model has a negative size")
         elements *= dim
         if elements > ELEMENTS:
-            raise TooMuch("a tensor of this ONNX model claims an absurd size", hint=f"at most {ELEMENTS} elements are read")
+            raise TooMuch(
+                "a tensor of this ONNX model claims an absurd size", hint=f"at most {ELEMENTS} elements are read"
+            )
     if raw >= 0 and kind in _SIZES and raw != elements * _SIZES[kind]:
         raise BadInput("a tensor of this ONNX model has not the bytes its shape claims")
     if raw < 0 and kind != 8 and elements > 0 and held < elements:

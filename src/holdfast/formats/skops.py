@@ -35,7 +35,9 @@ _EXACT = frozenset({
     "sklearn.utils._tags.Tags", "sklearn.utils._metadata_requests.MetadataRequest", "sklearn.utils._metadata_requests.MethodMetadataRequest",
     "functools.partial",
 }) - {"functools.partial"}  # fmt: skip
-_NUMPY_SCALAR = re.compile(r"numpy\.(float|int|uint|bool|str|intc|intp|longlong|ulonglong|double|single|half|datetime|timedelta)\w*\Z")
+_NUMPY_SCALAR = re.compile(
+    r"numpy\.(float|int|uint|bool|str|intc|intp|longlong|ulonglong|double|single|half|datetime|timedelta)\w*\Z"
+)
 _LOADERS = frozenset({
     "ObjectNode", "DictNode", "DefaultDictNode", "ListNode", "TupleNode", "SetNode", "SliceNode", "JsonNode", "NdArrayNode",
     "MaskedArrayNode", "RandomStateNode", "RandomGeneratorNode", "DTypeNode", "SparseMatrixNode", "TypeNode", "TreeNode",
@@ -78,7 +80,9 @@ def check_schema(members: dict[str, bytes]) -> set[str]:
 def _check_node(loader: object, module: object, name: object) -> str:
     full = f"{module}.{name}"
     plain = all(isinstance(x, str) for x in (loader, module, name))
-    good_type = plain and name not in _REFUSED and (full in _EXACT or _NUMPY_SCALAR.match(full) or _MODULES.match(str(module)))
+    good_type = (
+        plain and name not in _REFUSED and (full in _EXACT or _NUMPY_SCALAR.match(full) or _MODULES.match(str(module)))
+    )
     if not good_type or loader not in _LOADERS:
         raise NotTrusted(
             f"this skops file wants to make {full} by {loader}, which is not on Holdfast's list of model types",
@@ -130,7 +134,10 @@ def dump(estimator: Any) -> bytes:
     try:
         data = bytes(skops.io.dumps(estimator))
     except Exception as error:
-        raise BadInput(f"{type(estimator).__name__} cannot be written safely: {error}", hint="export it to ONNX and register that file") from None
+        raise BadInput(
+            f"{type(estimator).__name__} cannot be written safely: {error}",
+            hint="export it to ONNX and register that file",
+        ) from None
     check_schema(read_zip(data, what="this model"))
     return data
 

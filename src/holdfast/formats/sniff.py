@@ -29,7 +29,9 @@ def sniff(data: bytes) -> str:
     if head.startswith((b"tree\n", b"tree\r\n")):
         return "lightgbm"
     stripped = head.lstrip()
-    if stripped.startswith(b"{") and (b'"learner"' in data[:4096] or b'"version"' in data[:4096] and b'"learner"' in data):
+    if stripped.startswith(b"{") and (
+        b'"learner"' in data[:4096] or (b'"version"' in data[:4096] and b'"learner"' in data)
+    ):
         return "xgboost"
     if head.startswith((b"{L", b"{i", b"{U", b"{l")) and b"learner" in data[:65536]:
         return "xgboost"

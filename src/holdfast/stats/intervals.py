@@ -7,6 +7,7 @@ All return (low, high) at the two-sided ``confidence``. Too little data gives th
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -135,7 +136,11 @@ def standard_error(effect: Any) -> float:
 def effective_rows(name: str, y: Any) -> int:
     """The rows of the rarer class: what a ranking metric rests on."""
     positives = int(np.count_nonzero(np.asarray(y) == 1))
-    return max(1, min(positives, len(y) - positives)) if metrics.get(name).name in ("roc_auc", "average_precision") else max(1, len(y))
+    return (
+        max(1, min(positives, len(y) - positives))
+        if metrics.get(name).name in ("roc_auc", "average_precision")
+        else max(1, len(y))
+    )
 
 
 def _bounded(figure: float, half: float, n: int, confidence: float) -> tuple[float, float]:
@@ -172,12 +177,25 @@ def paired(
     return Estimate(figure, figure - half, figure + half, len(y), how)
 
 
-def two_sample(name: str, y_a: Any, a: Any, y_b: Any, b: Any, *, threshold_a: float = 0.5, threshold_b: float = 0.5, confidence: float = 0.95) -> Estimate:
+def two_sample(
+    name: str,
+    y_a: Any,
+    a: Any,
+    y_b: Any,
+    b: Any,
+    *,
+    threshold_a: float = 0.5,
+    threshold_b: float = 0.5,
+    confidence: float = 0.95,
+) -> Estimate:
     """metric(a) − metric(b) on different rows, turned so that positive means a is better."""
     definition = metrics.get(name)
     sign = 1.0 if definition.greater_is_better else -1.0
     n = min(len(y_a), len(y_b))
-    cells_a, cells_b = metrics.counts(name, y_a, a, threshold=threshold_a), metrics.counts(name, y_b, b, threshold=threshold_b)
+    cells_a, cells_b = (
+        metrics.counts(name, y_a, a, threshold=threshold_a),
+        metrics.counts(name, y_b, b, threshold=threshold_b),
+    )
     if cells_a is not None and cells_b is not None:
         if not cells_a[1] or not cells_b[1]:
             return Estimate(math.nan, -1.0, 1.0, min(cells_a[1], cells_b[1]), "undefined")
@@ -194,7 +212,9 @@ def two_sample(name: str, y_a: Any, a: Any, y_b: Any, b: Any, *, threshold_a: fl
     return Estimate(figure, figure - half, figure + half, n, "two-sample influence")
 
 
-def group_gap(name: str, y: Any, score: Any, member: Any, *, threshold: float = 0.5, confidence: float = 0.95) -> Estimate:
+def group_gap(
+    name: str, y: Any, score: Any, member: Any, *, threshold: float = 0.5, confidence: float = 0.95
+) -> Estimate:
     """metric(group) − metric(everyone), ``member`` (n,) bool saying who is in the group.
 
     The group is part of everyone. For a proportion with base b, gap = (1 − b_group / b) × (p_group − p_rest), a difference
@@ -230,3 +250,34 @@ def gap_from_counts(hits: int, base: int, all_hits: int, all_base: int, *, confi
         return Estimate(0.0, 0.0, 0.0, base, "Newcombe")
     low, high = newcombe(hits, base, all_hits - hits, all_base - base, confidence=confidence)
     return Estimate(figure, min(share * low, figure), max(share * high, figure), base, "Newcombe")
+
+
+def auc(y: Any, scores: Any, confidence: float = 0.95) -> tuple[float, float, float]:
+    """(ROC AUC, low, high) by DeLong on the logit scale."""
+    found = metric("roc_auc", y, scores, confidence=confidence)
+    return found.figure, found.low, found.high
+
+
+def bootstrap(
+    statistic: Callable[[Any, Any], float],
+    y: Any,
+    scores: Any,
+    *,
+    confidence: float = 0.95,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of any statistic of (y, scores), rows drawn with replacement (Efron 1979). Rounds in which it
+    is undefined are left out."""
+    y, scores = np.asarray(y), np.asarray(scores)
+    if not len(y):
+        return -math.inf, math.inf
+    rng = np.random.default_rng(seed)
+    values = np.empty(rounds)
+    for i in range(rounds):
+        rows = rng.integers(0, len(y), size=len(y))
+        values[i] = statistic(y[rows], scores[rows])
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return -math.inf, math.inf
+    return float(np.quantile(values, 0.5 - confidence / 2)), float(np.quantile(values, 0.5 + confidence / 2))

@@ -93,7 +93,13 @@ def _share(hits: float, base: float) -> float:
     return hits / base if base else float("nan")
 
 
-def _proportion(name: str, cells: Callable[[Array, Array, float], tuple[Array, Array]], *, better: bool = True, tasks: Sequence[str] = ("binary",)) -> Metric:
+def _proportion(
+    name: str,
+    cells: Callable[[Array, Array, float], tuple[Array, Array]],
+    *,
+    better: bool = True,
+    tasks: Sequence[str] = ("binary",),
+) -> Metric:
     def parts(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
         hit, base = cells(y, score, threshold)
         total = int(np.count_nonzero(base))
@@ -203,7 +209,9 @@ def _macro_f1(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
 # --- averages of a per-row value --------------------------------------------------------------------------------------
 
 
-def _mean_of(rows: Callable[[Array, Array], Array], *, root: bool = False) -> Callable[[Array, Array, float], tuple[float, Array]]:
+def _mean_of(
+    rows: Callable[[Array, Array], Array], *, root: bool = False
+) -> Callable[[Array, Array, float], tuple[float, Array]]:
     def parts(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
         values = rows(y.astype(np.float64), score)
         mean = float(values.mean()) if len(values) else float("nan")
@@ -266,3 +274,4 @@ METRICS: dict[str, Metric] = {
 }
 ALIASES = {"auc": "roc_auc", "pr_auc": "average_precision", "brier_score": "brier", "tpr": "recall", "fpr": "false_positive_rate",
            "tnr": "specificity", "fnr": "false_negative_rate", "sensitivity": "recall"}  # fmt: skip
+HIGHER_IS_BETTER = {name: m.greater_is_better for name, m in METRICS.items()}

@@ -7,21 +7,34 @@ from typing import Any
 import numpy as np
 
 
-def holm(p: Any) -> Any:
-    """Adjusted p-values of Holm (1979): rejecting at α keeps the chance of any false alarm at α. NaN stays NaN and does
-    not count."""
+def benjamini_hochberg(p: Any, rate: float) -> Any:
+    """Which of the p-values count when the share of false alarms among alarms is kept at ``rate``; bool array."""
+    return _below(benjamini_hochberg_adjusted(p), rate)
+
+
+def holm(p: Any, rate: float) -> Any:
+    """Which of the p-values count when the chance of any false alarm is kept at ``rate``; bool array."""
+    return _below(holm_adjusted(p), rate)
+
+
+def holm_adjusted(p: Any) -> Any:
+    """Adjusted p-values of Holm (1979). NaN stays NaN and does not count as a test."""
     return _adjust(p, _holm)
 
 
-def benjamini_hochberg(p: Any) -> Any:
-    """Adjusted p-values of Benjamini & Hochberg (1995): rejecting at α keeps the share of false alarms among alarms at α
-    (independent or positively dependent tests). NaN stays NaN and does not count."""
+def benjamini_hochberg_adjusted(p: Any) -> Any:
+    """Adjusted p-values of Benjamini & Hochberg (1995), for independent or positively dependent tests. NaN stays NaN and
+    does not count as a test."""
     return _adjust(p, _bh)
 
 
 def sidak(confidence: float, k: int) -> float:
     """The confidence each of k intervals needs for all to hold together at ``confidence`` (Šidák 1967)."""
     return float(confidence ** (1 / max(k, 1)))
+
+
+def _below(adjusted: Any, rate: float) -> Any:
+    return np.nan_to_num(adjusted, nan=2.0) <= rate
 
 
 def _adjust(p: Any, rule: Any) -> Any:

@@ -1,0 +1,1 @@
+"""ModelVersion or live window → Evidence → Verdict."""

@@ -1,0 +1,118 @@
+"""Fairness: how far each group's metric lies from the whole, with an interval on the gap.
+
+The intervals of all groups hold together (Šidák): looking at more groups does not raise more alarms. Groups under the
+rule's sample are pooled; the pool is judged if it reaches the sample, and otherwise noted, or, when it is more than
+``ignore_share`` (5 %) of all rows, holds the rule.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from holdfast.core.definitions import Rule
+from holdfast.core.errors import did_you_mean
+from holdfast.core.records import Evidence
+from holdfast.stats import intervals, metrics, multiplicity
+from holdfast.validation import rules as naming
+from holdfast.validation.evidence import Context
+from holdfast.validation.performance import clean
+
+SMALL = "(small groups together)"
+MISSING = "(missing)"
+CONFIDENCE = 0.95
+IGNORE_SHARE = 0.05
+
+
+def fairness(context: Context, rule: Rule) -> list[Evidence]:
+    """|metric(group) − metric(whole)| for each group."""
+    name = str(rule.options.get("group"))
+    check = naming.key(rule)
+    values = context.groups.get(name)
+    if values is None:
+        hint = did_you_mean(name, context.groups, kind="group column")
+        return [
+            Evidence(
+                check=check, figure=None, details={"missing": f"no group column {name!r} came with the rows ({hint})"}
+            )
+        ]
+    codes, names = encode(values)
+    metric = str(rule.metric or "accuracy")
+    base = group_base(context, metric, codes, len(names))
+    small = [g for g in range(len(names)) if base[g] < rule.sample]
+    judged: list[tuple[str, Any, int]] = [(names[g], codes == g, 1) for g in range(len(names)) if g not in small]
+    notes: list[Evidence] = []
+    if small:
+        member = np.isin(codes, small)
+        pooled = int(sum(base[g] for g in small))
+        who = ", ".join(names[g] for g in small[:10]) + (", …" if len(small) > 10 else "")
+        if pooled >= rule.sample and len(small) > 1:
+            judged.append((SMALL, member, len(small)))
+        else:
+            share = float(member.mean())
+            text = f"{who}: {pooled} rows, under the {rule.sample} this rule asks for"
+            holds = share > float(rule.options.get("ignore_share", IGNORE_SHARE))
+            label = SMALL if len(small) > 1 else names[small[0]]
+            notes.append(Evidence(
+                check=check, figure=None, n=pooled, group=label,
+                details={"missing" if holds else "note": text, "share": share},
+            ))  # fmt: skip
+    if len(names) < 2:
+        return [
+            Evidence(
+                check=check,
+                figure=None,
+                n=len(codes),
+                details={"missing": f"{name!r} has one value only: nothing to compare"},
+            )
+        ]
+    confidence = multiplicity.sidak(CONFIDENCE, len(judged))
+    out = [_gap(context, check, metric, label, member, confidence) for label, member, _ in judged]
+    return out + notes
+
+
+def _gap(context: Context, check: str, metric: str, label: str, member: Any, confidence: float) -> Evidence:
+    found = intervals.group_gap(
+        metric, context.y, context.scores, member, threshold=context.served_threshold, confidence=confidence
+    )
+    whole = metrics.compute(metric, context.y, context.scores, threshold=context.served_threshold)
+    low, high = fold(found.low, found.high)
+    return Evidence(
+        check=check, figure=clean(abs(found.figure)), low=clean(low), high=clean(high), n=found.n, confidence=confidence,
+        group=label, how=f"{found.how}, intervals of all groups hold together", compared=f"{metric} of everyone",
+        details={"value": clean(whole + found.figure), "whole": clean(whole), "gap": clean(found.figure),
+                 "gap_low": clean(found.low), "gap_high": clean(found.high)},
+    )  # fmt: skip
+
+
+def fold(low: float, high: float) -> tuple[float, float]:
+    """The interval of |x| from an interval of x."""
+    if low <= 0 <= high:
+        return 0.0, max(-low, high)
+    return min(abs(low), abs(high)), max(abs(low), abs(high))
+
+
+def encode(values: Any) -> tuple[Any, list[str]]:
+    """(codes (n,), names): groups in order of their names; null, NaN and "" are ``(missing)``."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iub":
+        unique, codes = np.unique(array, return_inverse=True)
+        return codes, [str(u) for u in unique]
+    if array.dtype.kind == "f":
+        text = np.where(np.isnan(array), MISSING, array.astype(str))
+    else:
+        text = np.array(
+            [MISSING if v is None or v != v or v == "" else str(v) for v in array.tolist()], dtype=object
+        ).astype(str)
+    unique, codes = np.unique(text, return_inverse=True)
+    return codes, [str(u) for u in unique]
+
+
+def group_base(context: Context, metric: str, codes: Any, k: int) -> Any:
+    """Rows each group's figure rests on: all its rows, or those a proportion counts among."""
+    cells = metrics.get(metric).cells
+    if cells is None:
+        return np.bincount(codes, minlength=k)
+    _, base = cells(context.y, context.scores, context.served_threshold)
+    return np.bincount(codes, weights=base, minlength=k).astype(np.int64)
