@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from holdfast.core import durable
+from holdfast.core import files
 from holdfast.core.errors import BadInput, Damaged
 from holdfast.core.records import LabelRecord
 
@@ -117,7 +117,7 @@ class LabelStore:
     def _turn(self) -> Iterator[None]:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
-            durable.sync_folder(self.folder.parent)
+            files.sync_folder(self.folder.parent)
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -144,14 +144,14 @@ class LabelStore:
                 done = 0
                 while done < len(data):
                     done += os.pwrite(descriptor, data[done:], size + done)
-                durable.sync(descriptor)
+                files.sync(descriptor)
             except BaseException:
                 os.ftruncate(descriptor, size)
                 raise
         finally:
             os.close(descriptor)
         if fresh:
-            durable.sync_folder(self.folder)
+            files.sync_folder(self.folder)
 
     def _segments(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{_SUFFIX}")) if self.folder.is_dir() else []
