@@ -1,0 +1,1 @@
+"""Definitions to values, the same offline and online."""

@@ -1,0 +1,269 @@
+"""A feature service compiled to a read plan, and the plan at work: one fetch per request, nothing parsed or planned.
+
+The plan is plain JSON and self-contained (definitions, hashes, source of on-demand functions), so it travels in a model's
+package and pins the exact versions of the views it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from holdfast.core.definitions import FeatureService
+from holdfast.core.errors import BadInput, did_you_mean
+from holdfast.core.ports import Buffer, OnlineStore
+from holdfast.core.records import Json
+from holdfast.features import blocks, latest, ondemand
+from holdfast.features.encoding import BASE, LATEST, TAIL, dtype_of, encode_key, view_prefix
+from holdfast.features.windows import empty_value, view_plan
+
+PLAN_FORMAT = 1
+
+
+def compile_plan(service: FeatureService) -> Json:
+    """The read plan of a service.
+
+    Raises:
+        BadDefinition: an on-demand function cannot travel, or an aggregate does not fit its column.
+    """
+    views = [view_plan(v) for v in service.views]
+    functions = [ondemand.compile_source(f) for f in service.on_demand]
+    key_types: dict[str, str] = {}
+    for view in views:
+        key_types.update(view["key_types"])
+    key_types.update({k: t for k, t in service.request.items() if k in service.join_keys})
+    return {
+        "format": PLAN_FORMAT, "service": service.name, "version": service.version, "views": views, "on_demand": functions,
+        "keys": list(service.join_keys), "key_types": key_types, "request": dict(service.request), "hidden": list(service.hidden),
+        "columns": service.columns(), "dtypes": plan_dtypes(views, functions, service.request, key_types),
+    }  # fmt: skip
+
+
+def plan_dtypes(
+    views: Sequence[Json], functions: Sequence[Json], request: Mapping[str, str], key_types: Mapping[str, str]
+) -> dict[str, str]:
+    """The type of every column an on-demand function may name, where it is known."""
+    dtypes = {c: t for v in views for c, t in v["columns"]}
+    return {**key_types, **dtypes, **{f["name"]: f["dtype"] for f in functions}, **request}
+
+
+class Lookup:
+    """Feature vectors by entity key, as known at the request's time. Thread safe."""
+
+    def __init__(self, plan: Json, online: OnlineStore) -> None:
+        self.plan = plan
+        self.columns: Sequence[str] = tuple(plan["columns"])
+        self.dtypes: dict[str, str] = plan["dtypes"]
+        self._online = online
+        self._readers = [_Reader(v) for v in plan["views"]]
+        self._functions = [ondemand.Function(f) for f in plan["on_demand"]]
+        self._request: list[tuple[str, str]] = list(plan["request"].items())
+        self._keys: list[str] = plan["keys"]
+        self._key_types: dict[str, str] = plan["key_types"]
+        self._learned = False
+
+    def rows(self, requests: Sequence[Json], *, at: Sequence[int]) -> list[Json]:
+        """Feature values by column name, one dict per request, in the service's column order, as known at ``at`` (µs).
+
+        Raises:
+            BadInput: an entity key or request value is missing or of the wrong type; the message names it and the row.
+        """
+        raw, _ = self.rows_with_times(requests, at=at, times=False)
+        return raw
+
+    def rows_with_times(
+        self, requests: Sequence[Json], *, at: Sequence[int], times: bool = True
+    ) -> tuple[list[Json], list[dict[str, int | None]]]:
+        """As ``rows``, and per request the event time of each view's newest row (None where there is none)."""
+        if not self._learned:
+            self._learn()
+        keys: list[bytes] = []
+        places: list[list[int]] = []
+        seen: dict[bytes, int] = {}
+        for i, request in enumerate(requests):
+            places.append([self._place(reader, request, i, keys, seen) for reader in self._readers])
+
+        def use(stored: list[Buffer | None]) -> tuple[list[Json], list[dict[str, int | None]]]:
+            out: list[Json] = []
+            when: list[dict[str, int | None]] = []
+            for i, row_places in enumerate(places):
+                row: Json = {}
+                now = at[i]
+                for reader, place in zip(self._readers, row_places, strict=True):
+                    reader.read(stored, place, now, row)
+                out.append(row)
+                if times:
+                    when.append(
+                        {r.name: r.time(stored, p, now) for r, p in zip(self._readers, row_places, strict=True)}
+                    )
+            return out, when
+
+        rows, when = self._online.fetch(keys, use=use)
+        if self._functions or self._request:
+            self._complete(requests, rows)
+        columns = self.columns
+        return [{c: row[c] for c in columns} for row in rows], when
+
+    def _place(self, reader: _Reader, request: Json, i: int, keys: list[bytes], seen: dict[bytes, int]) -> int:
+        """Where the reader's stored values will be among those fetched; −1 where a key is null."""
+        values = []
+        for key in reader.keys:
+            try:
+                value = request[key]
+            except KeyError:
+                raise self._missing(key, request, i) from None
+            if value is None:
+                return -1
+            expected = self._key_types.get(key)
+            if (type(value) is not int and type(value) is not str) or (
+                expected is not None and expected != _KEY_TYPES.get(type(value))
+            ):
+                value = self._key(key, value, expected, i)
+                if value is None:
+                    return -1
+            values.append(value)
+        stem = reader.prefix + encode_key(values)
+        place = seen.get(stem)
+        if place is None:
+            place = seen[stem] = len(keys)
+            keys.extend([stem + kind for kind in reader.kinds])
+        return place
+
+    def _key(self, key: str, value: Any, expected: str | None, i: int) -> Any:
+        if hasattr(value, "item") and not isinstance(value, str | bytes):
+            value = value.item()
+        if isinstance(value, float) and value != value:
+            return None
+        if isinstance(value, bool | int | str) and (expected is None or dtype_of(value) == expected):
+            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+                raise BadInput(f"row {i}: key {key!r} is {value}, which does not fit 64 bits")
+            return value
+        wanted = expected or "int64, string or bool"
+        raise BadInput(
+            f"row {i}: key {key!r} is {value!r}, a {dtype_of(value)}; it must be {wanted}",
+            hint="send keys in the type the source has",
+        )
+
+    def _missing(self, name: str, request: Json, i: int) -> BadInput:
+        needed = [*self._keys, *(r for r, _ in self._request)]
+        return BadInput(
+            f"row {i}: {name!r} is missing",
+            hint=f"this service needs {', '.join(dict.fromkeys(needed))}; {did_you_mean(name, request)}",
+        )
+
+    def _complete(self, requests: Sequence[Json], rows: list[Json]) -> None:
+        for name, dtype in self._request:
+            if name in self._keys:
+                continue
+            for i, request in enumerate(requests):
+                if name not in request:
+                    raise self._missing(name, request, i)
+                value = request[name]
+                if type(value) is not _PLAIN.get(dtype):
+                    value = self._request_value(name, value, dtype, i)
+                rows[i][name] = value
+        if not self._functions:
+            return
+        n = len(rows)
+        needed = {a for f in self._functions for a in f.arguments}
+        arrays = {}
+        for name in needed:
+            if name in self._keys and name not in rows[0]:
+                values = [r[name] for r in requests]
+                dtype = self.dtypes.get(name) or dtype_of(next((v for v in values if v is not None), 0.0))
+            elif name in rows[0]:
+                values = [r[name] for r in rows]
+                dtype = self.dtypes[name]
+                if dtype == "float64" and any(isinstance(v, str) for v in values):
+                    dtype = "string"
+            else:
+                continue  # another on-demand feature, added below
+            arrays[name] = ondemand.to_array(values, dtype)
+        for function in self._functions:
+            result = function(arrays, n)
+            if function.name in needed:
+                arrays[function.name] = result
+            for row, value in zip(rows, ondemand.to_plain(result, function.dtype), strict=True):
+                row[function.name] = value
+
+    def _request_value(self, name: str, value: Any, dtype: str, i: int) -> Any:
+        from holdfast.features.encoding import cast, plain
+
+        try:
+            return cast(plain(value), dtype)
+        except BadInput as error:
+            raise BadInput(f"row {i}: {name!r}: {error.message}", hint=f"send a {dtype} or null") from None
+
+    def _learn(self) -> None:
+        """Key types nobody declared are those the writer met first."""
+        complete = True
+        for reader in self._readers:
+            if all(k in self._key_types for k in reader.keys):
+                continue
+            stored = self._online.meta_get(f"keys/{reader.version}")
+            if stored is None:
+                complete = False
+                continue
+            for key, dtype in msgspec.json.decode(stored, type=dict[str, str]).items():
+                self._key_types.setdefault(key, dtype)
+        self._learned = complete
+
+
+_KEY_TYPES: dict[type, str] = {int: "int64", str: "string", bool: "bool"}
+_PLAIN: dict[str, type] = {"int64": int, "string": str, "bool": bool}
+
+
+class _Reader:
+    """One view's part of a plan."""
+
+    __slots__ = ("_empty", "_fields", "_static", "_ttl", "_window", "keys", "kinds", "name", "prefix", "version")
+
+    def __init__(self, view: Json) -> None:
+        self.name: str = view["name"]
+        self.version: str = view["version"]
+        self.prefix = view_prefix(view["version"])
+        self.keys: tuple[str, ...] = tuple(view["keys"])
+        self._static = view["timestamp"] is None
+        self._ttl: int | None = view["ttl"]
+        self._fields = [f["column"] for f in view["fields"]]
+        aggregates = [(a["column"], a["value"], a["function"], a["window"]) for a in view["aggregates"]]
+        self._window = blocks.Window(aggregates) if aggregates else None
+        self._empty: Json = dict.fromkeys(self._fields) | {a[0]: empty_value(a[2]) for a in aggregates}
+        self.kinds: tuple[bytes, ...] = ((LATEST,) if self._fields else ()) + ((BASE, TAIL) if aggregates else ())
+
+    def read(self, stored: list[Buffer | None], place: int, at: int, row: Json) -> None:
+        if place < 0:
+            row.update(self._empty)
+            return
+        if self._fields:
+            found = stored[place]
+            place += 1
+            values = None
+            if found is not None:
+                values = latest.read_static(found) if self._static else latest.read(found, at, self._ttl)
+            row.update(zip(self._fields, values if values is not None else [None] * len(self._fields), strict=True))
+        if self._window is not None:
+            self._window.read(stored[place], stored[place + 1], at, row)
+
+    def time(self, stored: list[Buffer | None], place: int, at: int) -> int | None:
+        """The event time of the newest row known at ``at``, or None; 0 for a static source."""
+        if place < 0:
+            return None
+        times: list[int] = []
+        if self._fields:
+            found = stored[place]
+            if found is not None:
+                if self._static:
+                    return 0
+                known = latest.time(found, at)
+                times += [] if known is None else [known]
+            place += 1
+        if self._window is not None:
+            for buffer in (stored[place], stored[place + 1]):
+                if buffer is not None:
+                    block = blocks.Block(buffer)
+                    i = block.after(at)
+                    times += [block.cells[block.start + i - 1]] if i else []
+        return max(times, default=None)
