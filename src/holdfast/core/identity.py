@@ -32,6 +32,7 @@ _UNITS = {"us": 1, "ms": 1_000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HO
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|m|h|d|w)\s*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [a + b for a in _CROCKFORD for b in _CROCKFORD]
 
 
 def canonical(value: object) -> bytes:
@@ -58,7 +59,8 @@ def new_id(at: int | None = None) -> str:
     """A 26 character id (ULID: 48 bits of milliseconds, 80 of chance), sortable by time of making."""
     ms = (time.time_ns() // 1_000_000) if at is None else max(at // 1000, 0)
     number = ((ms & ((1 << 48) - 1)) << 80) | int.from_bytes(secrets.token_bytes(10), "big")
-    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+    # Two characters (10 bits) at a time: every prediction gets an id.
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def check_name(name: object, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -117,7 +118,8 @@ class Loaded:
             scores = scores[:, None]
         if scores.shape[0] != len(matrix):
             raise ModelFailed(f"version {self.version} gave {scores.shape[0]} scores for {len(matrix)} rows")
-        if not np.isfinite(scores).all():
+        finite = math.isfinite(scores[0, 0]) if scores.size == 1 else np.isfinite(scores).all()
+        if not finite:
             raise ModelFailed(f"version {self.version} gave a score that is not a number")
         return scores
 
