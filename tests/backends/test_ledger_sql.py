@@ -128,7 +128,8 @@ def test_verify_finds_swapped_entries_and_a_cut_end(url):
     [
         "UPDATE ledger_entries SET at = 0",
         "DELETE FROM ledger_entries",
-        "INSERT OR REPLACE INTO ledger_entries SELECT sequence, 'forged', subject, at, actor, body, previous, hash FROM ledger_entries",
+        "INSERT OR REPLACE INTO ledger_entries"
+        " SELECT sequence, 'forged', subject, at, actor, body, previous, hash FROM ledger_entries",
         "INSERT INTO ledger_entries VALUES (9, 'k', 's', 0, '', '{}', '', 'h')",
     ],
 )
