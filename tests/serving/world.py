@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -11,15 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from holdfast.core.records import Arm, FieldSpec, FileRef, Package, Release
 from holdfast.registry import package as packages
+from holdfast.server.dataplane import ReplicaConfig, build
 from holdfast.serving import release_file
+from holdfast.serving.replica import Replica
+from holdfast.serving.wire import Request, Response
 from holdfast.workspace import Workspace
 
 INPUTS = ("a", "b")
@@ -180,3 +185,44 @@ def serving(workspace: Workspace, *arguments: str, service: str = "toy") -> Iter
             process.kill()
             process.wait()
             raise
+
+
+Ask = Callable[..., Awaitable[Response]]
+
+
+def in_process(workspace: Workspace, story: Callable[[Replica, Ask], Awaitable[None]], **config: Any) -> None:
+    """Run ``story(replica, ask)`` against a replica without a process or socket; ``ask(method, path, body, headers)``."""
+
+    async def run() -> None:
+        settings = {
+            "service": "toy",
+            "environment": "production",
+            "name": "0",
+            "listen": "",
+            "log": "buffered",
+        } | config
+        told = msgspec.convert({"project": str(workspace.root), **settings}, ReplicaConfig)
+        replica = build(workspace, told)
+        watcher = asyncio.ensure_future(replica.watch())
+
+        async def ask(method: str, path: str, body: Any = b"", headers: dict[str, str] | None = None) -> Response:
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            lower = {k.lower().encode(): v.encode() for k, v in ({"host": "localhost"} | (headers or {})).items()}
+            answer = replica.handle(Request(method, path.encode(), path, b"", lower, data))
+            return answer if isinstance(answer, Response) else await answer
+
+        try:
+            async with asyncio.timeout(60):
+                while replica.predictions.state is None:
+                    await asyncio.sleep(0.01)
+                await story(replica, ask)
+        finally:
+            watcher.cancel()
+            await asyncio.to_thread(replica.journal.close)
+
+    asyncio.run(run())
+
+
+async def until_sequence(replica: Replica, sequence: int) -> None:
+    while replica.predictions.state is None or replica.predictions.state.release.sequence < sequence:
+        await asyncio.sleep(0.01)

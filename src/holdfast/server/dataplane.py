@@ -18,6 +18,8 @@ from typing import Any, Literal
 import msgspec
 
 from holdfast.core.records import Arm, LabelRecord, Release
+from holdfast.protocols.mlflow import invocations
+from holdfast.protocols.oip import routes as oip
 from holdfast.server.access import Access, Role, Token
 from holdfast.serving import release_file
 from holdfast.serving.journal import Journal
@@ -110,7 +112,7 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
         LabelStore(workspace.path("labels", config.service)).append(records)
 
     access = Access(tokens=config.tokens, hosts=config.hosts, bind=config.bind)
-    return Replica(
+    replica = Replica(
         service=config.service,
         environment=config.environment,
         name=config.name,
@@ -123,6 +125,9 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
         guard=guard(access) if config.guarded else None,
         options=Options(replay=config.replay, deadline=config.deadline, max_rows=config.max_rows),
     )
+    oip.mount(replica)
+    invocations.mount(replica)
+    return replica
 
 
 async def serve(config: ReplicaConfig) -> None:

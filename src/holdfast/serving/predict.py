@@ -175,7 +175,13 @@ class Predictions:
         rows, when = decode(state)
         call = self._call(state, request, rows, when, begun)
         model = state.champion.model
-        if not state.split and self.journal.mode == "buffered" and model is not None and model.inline(len(rows)):
+        if (
+            not state.split
+            and call.force != "challenger"
+            and self.journal.mode == "buffered"
+            and model is not None
+            and model.inline(len(rows))
+        ):
             try:
                 matrix, scores = model.evaluate(rows, state.schema.names, call.at)
             except ModelFailed as problem:

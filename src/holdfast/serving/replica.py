@@ -102,6 +102,7 @@ class Replica:
             ("GET", "/health/ready"): self._ready,
             ("GET", "/health/startup"): self._ready,
             ("GET", "/release"): self._show_release,
+            ("GET", "/openapi.json"): self._describe,
         }
         self._prefixes: list[tuple[str, str, Answering]] = []
         self._counted: dict[tuple[str, int], tuple[Any, Any]] = {}
@@ -210,6 +211,14 @@ class Replica:
             "replica": self.name,
         }
         return Response(200, msgspec.json.encode(body))
+
+    def _describe(self, _: Request) -> Response:
+        state = self.predictions.state
+        if state is None:
+            raise Unavailable("no release is in force", hint="deploy a version", number="HF501")
+        from holdfast.serving import openapi
+
+        return Response(200, msgspec.json.encode(openapi.document(state, replay=self.options.replay)))
 
     def render_metrics(self) -> bytes:
         m, state = self.metrics, self.predictions.state
