@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -141,8 +141,15 @@ def _compile(estimator: Any, sample: np.ndarray, *, task: str) -> tuple[bytes | 
         return None, {**facts, "reason": str(reason)}
     inputs = [FieldSpec(name=f"x{i}", dtype="float64") for i in range(width)]
     probe = Package(
-        name="probe", format="onnx", task=task, model_file="", files={}, inputs=inputs, request=[], outputs=[]
-    )  # type: ignore[arg-type]
+        name="probe",
+        format="onnx",
+        task=cast(Any, task),
+        model_file="",
+        files={},
+        inputs=inputs,
+        request=[],
+        outputs=[],
+    )
     before = skops.SklearnPredictor(estimator, task=task)
     try:
         after = onnx.parse(data, probe)

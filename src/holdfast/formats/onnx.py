@@ -92,7 +92,7 @@ def parse(data: bytes, package: Package, *, threads: int = 1) -> OnnxPredictor:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  other people's parsers raise anything; all of it is bad input here
         raise BadInput(f"ONNX Runtime cannot run this model: {_line(error)}") from None
     return OnnxPredictor(session, task=package.task, width=len(package.inputs))
 

@@ -16,7 +16,8 @@ ELEMENTS = 1 << 30
 NODES = 1_000_000
 _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
 _GROWERS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "EyeLike", "OneHot",
-                      "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Scan", "Loop"})  # fmt: skip
+                      "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Scan",
+                      "Loop"})  # fmt: skip
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:

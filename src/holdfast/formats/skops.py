@@ -26,25 +26,27 @@ _MODULES = re.compile(
     r"kernel_approximation|multiclass|_isotonic|cross_decomposition|random_projection|mixture)(\.[a-z_0-9A-Z]+)*\Z"
 )
 _EXACT = frozenset({
-    "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.list", "builtins.tuple", "builtins.dict",
+    "builtins.int", "builtins.float", "builtins.str", "builtins.bool", "builtins.list", "builtins.tuple",
+    "builtins.dict",
     "builtins.set", "builtins.slice", "builtins.type", "builtins.NoneType", "builtins.bytes", "builtins.bytearray",
     "builtins.complex", "builtins.range", "collections.OrderedDict", "collections.defaultdict",
-    "numpy.ndarray", "numpy.dtype", "numpy.ma.MaskedArray", "numpy.random.RandomState", "numpy.random._generator.Generator",
+    "numpy.ndarray", "numpy.dtype", "numpy.ma.MaskedArray", "numpy.random.RandomState",
+    "numpy.random._generator.Generator",
     "numpy.random.mtrand.RandomState", "scipy.sparse._csr.csr_matrix", "scipy.sparse._csc.csc_matrix",
     "sklearn.utils._bunch.Bunch", "sklearn._loss.link.Interval", "sklearn._loss.link.LogitLink",
-    "sklearn.utils._tags.Tags", "sklearn.utils._metadata_requests.MetadataRequest", "sklearn.utils._metadata_requests.MethodMetadataRequest",
-    "functools.partial",
-}) - {"functools.partial"}  # fmt: skip
+    "sklearn.utils._tags.Tags", "sklearn.utils._metadata_requests.MetadataRequest",
+    "sklearn.utils._metadata_requests.MethodMetadataRequest", })  # fmt: skip
 _NUMPY_SCALAR = re.compile(
     r"numpy\.(float|int|uint|bool|str|intc|intp|longlong|ulonglong|double|single|half|datetime|timedelta)\w*\Z"
 )
 _LOADERS = frozenset({
-    "ObjectNode", "DictNode", "DefaultDictNode", "ListNode", "TupleNode", "SetNode", "SliceNode", "JsonNode", "NdArrayNode",
-    "MaskedArrayNode", "RandomStateNode", "RandomGeneratorNode", "DTypeNode", "SparseMatrixNode", "TypeNode", "TreeNode",
-    "LossNode", "CachedNode", "BytesNode", "BytearrayNode", "ReduceNode", "OrderedDictNode", "_DictWithDeprecatedKeysNode",
+    "ObjectNode", "DictNode", "DefaultDictNode", "ListNode", "TupleNode", "SetNode", "SliceNode", "JsonNode",
+    "NdArrayNode", "MaskedArrayNode", "RandomStateNode", "RandomGeneratorNode", "DTypeNode", "SparseMatrixNode",
+    "TypeNode", "TreeNode", "LossNode", "CachedNode", "BytesNode", "BytearrayNode", "ReduceNode", "OrderedDictNode",
+    "_DictWithDeprecatedKeysNode",
 })  # fmt: skip
 # Classes of the allowed modules that can call a function of the caller's choice.
-_REFUSED = frozenset({"FunctionTransformer", "CountVectorizer", "TfidfVectorizer", "HashingVectorizer"})
+_REFUSED = frozenset({"CountVectorizer", "TfidfVectorizer", "HashingVectorizer"})
 _BUILTIN_FUNCTIONS = frozenset({"exp", "sqrt", "log", "expit"})
 
 
@@ -72,23 +74,36 @@ def check_schema(members: dict[str, bytes]) -> set[str]:
         elif isinstance(node, dict):
             loader, module, name = node.get("__loader__"), node.get("__module__"), node.get("__class__")
             if loader is not None or module is not None or name is not None:
-                types.add(_check_node(loader, module, name))
+                types.add(_check_node(loader, module, name, node))
             stack.extend((child, depth + 1) for child in node.values() if isinstance(child, dict | list))
     return types
 
 
-def _check_node(loader: object, module: object, name: object) -> str:
+def _check_node(loader: object, module: object, name: object, node: dict[str, Any]) -> str:
     full = f"{module}.{name}"
     plain = all(isinstance(x, str) for x in (loader, module, name))
     good_type = (
         plain and name not in _REFUSED and (full in _EXACT or _NUMPY_SCALAR.match(full) or _MODULES.match(str(module)))
     )
+    if name == "FunctionTransformer" and not _without_functions(node):
+        good_type = False
     if not good_type or loader not in _LOADERS:
         raise NotTrusted(
             f"this skops file wants to make {full} by {loader}, which is not on Holdfast's list of model types",
-            hint="save the model as ONNX, or, if you trust where it comes from, keep it as pickle and run `holdfast models trust FILE`",
+            hint="save the model as ONNX, or pickle it and have its hash trusted: `holdfast models trust FILE`",
         )
     return full
+
+
+def _without_functions(node: dict[str, Any]) -> bool:
+    """Whether a FunctionTransformer only passes through, as gradient boosting uses it for its plain columns."""
+    try:
+        state = node["content"]["content"]
+        return all(
+            state[f]["__loader__"] == "JsonNode" and state[f]["content"] == "null" for f in ("func", "inverse_func")
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 class SklearnPredictor:
@@ -133,7 +148,7 @@ def dump(estimator: Any) -> bytes:
         raise Unavailable("skops is not installed", hint="pip install 'holdfast[sklearn]'") from None
     try:
         data = bytes(skops.io.dumps(estimator))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  other people's parsers raise anything; all of it is bad input here
         raise BadInput(
             f"{type(estimator).__name__} cannot be written safely: {error}",
             hint="export it to ONNX and register that file",
@@ -161,7 +176,7 @@ def load_estimator(data: bytes) -> Any:
     try:
         asked = skops.io.get_untrusted_types(data=data)
         return skops.io.loads(data, trusted=list(asked))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  other people's parsers raise anything; all of it is bad input here
         raise BadInput(
             f"this skops file cannot be loaded: {type(error).__name__}: {str(error)[:300]}",
             hint="load it with the scikit-learn version it was saved with (see the package's environment)",

@@ -217,8 +217,8 @@ def group_gap(
 ) -> Estimate:
     """metric(group) − metric(everyone), ``member`` (n,) bool saying who is in the group.
 
-    The group is part of everyone. For a proportion with base b, gap = (1 − b_group / b) × (p_group − p_rest), a difference
-    of independent proportions; otherwise the influences of group and whole are subtracted row by row.
+    The group is part of everyone. For a proportion with base b, gap = (1 − b_group / b) × (p_group − p_rest), a
+    difference of independent proportions; otherwise the influences of group and whole are subtracted row by row.
     """
     y, score, member = np.asarray(y), np.asarray(score, dtype=np.float64), np.asarray(member, dtype=bool)
     definition = metrics.get(name)

@@ -272,6 +272,7 @@ METRICS: dict[str, Metric] = {
         Metric("r2", "value", True, _r2, tasks=("regression",)),
     )
 }
-ALIASES = {"auc": "roc_auc", "pr_auc": "average_precision", "brier_score": "brier", "tpr": "recall", "fpr": "false_positive_rate",
+ALIASES = {"auc": "roc_auc", "pr_auc": "average_precision", "brier_score": "brier", "tpr": "recall",
+           "fpr": "false_positive_rate",
            "tnr": "specificity", "fnr": "false_negative_rate", "sensitivity": "recall"}  # fmt: skip
 HIGHER_IS_BETTER = {name: m.greater_is_better for name, m in METRICS.items()}

@@ -23,8 +23,8 @@ def holm_adjusted(p: Any) -> Any:
 
 
 def benjamini_hochberg_adjusted(p: Any) -> Any:
-    """Adjusted p-values of Benjamini & Hochberg (1995), for independent or positively dependent tests. NaN stays NaN and
-    does not count as a test."""
+    """Adjusted p-values of Benjamini & Hochberg (1995), for independent or positively dependent tests. NaN stays NaN
+    and does not count as a test."""
     return _adjust(p, _bh)
 
 

@@ -1,7 +1,8 @@
 """Is it better than nearly nothing? A constant, and a logistic (or least-squares) regression on the same inputs.
 
-The linear model is ours, so that the check needs no scikit-learn: columns imputed with the training median, standardised,
-clipped at ±10 sd, with one extra column per input that has nulls; iteratively reweighted least squares with a small ridge.
+The linear model is ours, so that the check needs no scikit-learn: columns imputed with the training median,
+standardised, clipped at ±10 sd, with one extra column per input that has nulls; iteratively reweighted least squares
+with a small ridge.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What a version is measured on, and the measuring: rules in, evidence out. No verdict is made here.
 
-Each check is a plain function ``(context, rule) -> list[Evidence]``. Built-in ones are in the table below; others come as
-functions of the project (``hf.check``) or by entry point (group ``holdfast.checks``). A check that raises yields evidence
-of its own breaking, which fails the rule by name; it never takes the others down.
+Each check is a plain function ``(context, rule) -> list[Evidence]``. Built-in ones are in the table below; others
+come as functions of the project (``hf.check``) or by entry point (group ``holdfast.checks``). A check that raises
+yields evidence of its own breaking, which fails the rule by name; it never takes the others down.
 """
 
 from __future__ import annotations

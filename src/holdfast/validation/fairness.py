@@ -79,8 +79,9 @@ def _gap(context: Context, check: str, metric: str, label: str, member: Any, con
     whole = metrics.compute(metric, context.y, context.scores, threshold=context.served_threshold)
     low, high = fold(found.low, found.high)
     return Evidence(
-        check=check, figure=clean(abs(found.figure)), low=clean(low), high=clean(high), n=found.n, confidence=confidence,
-        group=label, how=f"{found.how}, intervals of all groups hold together", compared=f"{metric} of everyone",
+        check=check, figure=clean(abs(found.figure)), low=clean(low), high=clean(high), n=found.n,
+        confidence=confidence, group=label, how=f"{found.how}, all intervals hold together",
+        compared=f"{metric} of everyone",
         details={"value": clean(whole + found.figure), "whole": clean(whole), "gap": clean(found.figure),
                  "gap_low": clean(found.low), "gap_high": clean(found.high)},
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The gate: evidence and rules in, verdict out. Pure: no clock, no disk, no network, no chance.
 
-A rule fails if the whole interval lies on the wrong side of its threshold; it passes if the figure lies on the right side
-and rests on at least the rule's sample; otherwise there is not enough evidence, which holds and never promotes.
+A rule fails if the whole interval lies on the wrong side of its threshold; it passes if the figure lies on the right
+side and rests on at least the rule's sample; otherwise there is not enough evidence, which holds and never promotes.
 A *fault* (NaN scores, a check that broke) fails by itself. What is missing is never a pass.
 """
 
@@ -74,7 +74,7 @@ def _rule(rule: Rule, found: Sequence[Evidence]) -> list[RuleOutcome]:
                 outcome="not enough evidence",
                 threshold=_threshold(rule),
                 message=f"no group has the {rule.sample} rows this rule asks for",
-            )  # fmt: skip
+            )
         )
     return results
 
@@ -147,8 +147,9 @@ def _waive(result: RuleOutcome, waivers: Sequence[Waiver], *, model: str, versio
             and waiver.group in (None, result.group)
             and waiver.model in (None, model)
             and waiver.version in (None, version)
-            and bool(waiver.by.strip()) and bool(waiver.reason.strip())
-        )  # fmt: skip
+            and bool(waiver.by.strip())
+            and bool(waiver.reason.strip())
+        )
         if fits:
             import msgspec
 

@@ -20,7 +20,7 @@ BUDGET = 30.0
 
 
 def latency(context: Context, rule: Rule) -> list[Evidence]:
-    """Seconds per single-row call in process, one piece of evidence for the mean and one for p99 where the rule has one."""
+    """Seconds per single-row call in process, evidence for the mean and, where the rule bounds it, for p99."""
     check = naming.key(rule)
     rows = [np.ascontiguousarray(context.X[i : i + 1]) for i in range(min(CALLS, len(context.X)))]
     if not rows:

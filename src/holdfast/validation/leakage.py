@@ -17,7 +17,7 @@ ROWS = 100_000
 
 
 def leakage(context: Context, rule: Rule) -> list[Evidence]:
-    """Figure = the largest ROC AUC of any single input (either direction; being null counts as a value) or of the model."""
+    """Figure = the largest ROC AUC of any single input (either direction; null counts as a value), or the model's."""
     check = naming.key(rule)
     if context.task != "binary":
         return [Evidence(check=check, figure=None, details={"missing": "leakage is looked for in binary models"})]
@@ -45,7 +45,7 @@ def leakage(context: Context, rule: Rule) -> list[Evidence]:
     details: dict[str, Any] = {"input": name, "model_auc": clean(model), "inputs": suspects}
     if rule.maximum is not None and figure > rule.maximum:
         details["fault"] = (
-            f"{name} tells the label by itself: ROC AUC {figure:.4f}, over {rule.maximum:g}. A leak, until somebody explains it"
+            f"{name} tells the label by itself: ROC AUC {figure:.4f}, over {rule.maximum:g}. A leak until explained"
         )
     return [
         Evidence(
