@@ -191,7 +191,7 @@ Ask = Callable[..., Awaitable[Response]]
 
 
 def in_process(workspace: Workspace, story: Callable[[Replica, Ask], Awaitable[None]], **config: Any) -> None:
-    """Run ``story(replica, ask)`` against a replica without a process or socket; ``ask(method, path, body, headers)``."""
+    """Run ``story(replica, ask)`` against a replica without process or socket; ``ask(method, path, body, headers)``."""
 
     async def run() -> None:
         settings = {

@@ -73,7 +73,7 @@ def guard(access: Access) -> Callable[[Request], Response | None]:
     return check
 
 
-def loader(workspace: Workspace) -> Callable[[Arm], Loaded]:
+def loader(workspace: Workspace, *, threads: int = 1) -> Callable[[Arm], Loaded]:
     """Fetch a version from the object store by content, verify, unpack, load."""
 
     def load(arm: Arm) -> Loaded:
@@ -82,7 +82,7 @@ def loader(workspace: Workspace) -> Callable[[Arm], Loaded]:
 
         package = packages.load(workspace.objects, arm.content)
         folder = packages.unpack(workspace.objects, package, workspace.path("packages", arm.content))
-        predictor = formats.load(folder, package, threads=1)
+        predictor = formats.load(folder, package, threads=threads)
         lookup = None
         if package.plan is not None:
             from holdfast.features.lookup import Lookup
