@@ -137,7 +137,9 @@ class Aggregation:
         functions = tuple([self.functions] if isinstance(self.functions, str) else self.functions)
         for function in functions:
             if function not in AGGREGATES:
-                raise BadDefinition(f"unknown aggregate {function!r}", hint=did_you_mean(function, AGGREGATES, kind="aggregate"))
+                raise BadDefinition(
+                    f"unknown aggregate {function!r}", hint=did_you_mean(function, AGGREGATES, kind="aggregate")
+                )
         windows = tuple(duration_us(w) for w in ([self.windows] if isinstance(self.windows, str) else self.windows))
         if not functions or not windows or 0 in windows:
             raise BadDefinition(f"aggregation of {self.column!r} needs at least one function and one window above zero")
@@ -181,7 +183,9 @@ class FeatureView(Definition):
         if not self.features:
             raise BadDefinition(f"feature view {self.name!r} has no features")
         if any(isinstance(f, Aggregation) for f in self.features) and self.source.timestamp is None:
-            raise BadDefinition(f"feature view {self.name!r} aggregates over windows but its source has no timestamp column")
+            raise BadDefinition(
+                f"feature view {self.name!r} aggregates over windows but its source has no timestamp column"
+            )
         names = self.columns()
         twice = {n for n in names if names.count(n) > 1}
         if twice:
@@ -195,7 +199,11 @@ class FeatureView(Definition):
         """Names of the feature columns, in declared order."""
         out: list[str] = []
         for f in self.features:
-            out += [f"{self.name}__{n}" for n, _, _ in f.features()] if isinstance(f, Aggregation) else [f"{self.name}__{f.name}"]
+            out += (
+                [f"{self.name}__{n}" for n, _, _ in f.features()]
+                if isinstance(f, Aggregation)
+                else [f"{self.name}__{f.name}"]
+            )
         return out
 
     def spec(self) -> dict[str, Any]:
@@ -260,9 +268,15 @@ class FeatureService(Definition):
     def __post_init__(self) -> None:
         check_name(self.name, "feature service")
         object.__setattr__(self, "features", tuple(self.features))
-        object.__setattr__(self, "request", {check_name(k, "request value"): _dtype(v) for k, v in self.request.items()})
+        object.__setattr__(
+            self, "request", {check_name(k, "request value"): _dtype(v) for k, v in self.request.items()}
+        )
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        known = {*self.request, *(k for v in self.views for k in v.join_keys), *(c for v in self.views for c in v.columns())}
+        known = {
+            *self.request,
+            *(k for v in self.views for k in v.join_keys),
+            *(c for v in self.views for c in v.columns()),
+        }
         for feature in self.on_demand:
             for argument in feature.arguments:
                 if argument not in known:
@@ -273,7 +287,9 @@ class FeatureService(Definition):
             known.add(feature.name)
         for name in self.hidden:
             if name not in known:
-                raise BadDefinition(f"service {self.name!r} hides {name!r}, which it does not have", hint=did_you_mean(name, known))
+                raise BadDefinition(
+                    f"service {self.name!r} hides {name!r}, which it does not have", hint=did_you_mean(name, known)
+                )
 
     @property
     def views(self) -> tuple[FeatureView, ...]:
@@ -318,7 +334,13 @@ class Label(Definition):
         object.__setattr__(self, "matures", duration_us(self.matures))
 
     def spec(self) -> dict[str, Any]:
-        return {"kind": "label", "source": self.source.spec(), "column": self.column, "key": list(self.key), "matures": self.matures}
+        return {
+            "kind": "label",
+            "source": self.source.spec(),
+            "column": self.column,
+            "key": list(self.key),
+            "matures": self.matures,
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -460,7 +482,12 @@ def no_leakage(*, max_auc: float = 0.98) -> Rule:
 
 
 def check(
-    function: Callable[..., Any], *, minimum: float | None = None, maximum: float | None = None, sample: int = 0, **options: Any
+    function: Callable[..., Any],
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    sample: int = 0,
+    **options: Any,
 ) -> Rule:
     """A user's own check: a plain function of the check context. It returns a number, (number, low, high), True/False, or
     Evidence; ``minimum`` and ``maximum`` bound the number."""

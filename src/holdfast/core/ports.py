@@ -321,9 +321,9 @@ class RunStore(Protocol):
     def close(self) -> None: ...
 
 
-Merge = Callable[[Sequence[Buffer | None]], Sequence[bytes | None] | None]
-"""Given the stored values of one group of keys (None where absent), the values to store (None removes), or None to leave
-the group as it is. Pure: a store may call it again when another writer was faster. Buffers are valid during the call."""
+Merge = Callable[[Sequence[Buffer | None]], Sequence[Buffer | None] | None]
+"""Given the stored values of one group of keys (None where absent), the values to store (None removes, the very
+object that was given stays), or None to leave the group as it is. Pure: a store may call it again when another writer was faster. Buffers are valid during the call."""
 
 
 class OnlineStore(Protocol):
@@ -338,7 +338,9 @@ class OnlineStore(Protocol):
         """``use`` of the stored values in the keys' order (None where absent), all from one moment. The buffers are valid
         only until ``use`` returns."""
 
-    def update(self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None) -> None:
+    def update(
+        self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None
+    ) -> None:
         """Merge each group of keys, in order, and set ``meta`` marks: all of it or, after a crash, none of it."""
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -389,7 +391,9 @@ class Engine(Protocol):
 class Launcher(Protocol):
     """Starts jobs: here a subprocess, elsewhere an existing cluster engine."""
 
-    def run(self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, timeout: float | None = None) -> int:
+    def run(
+        self, argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: Path, timeout: float | None = None
+    ) -> int:
         """Run to the end, output appended to ``log``; the exit status. The job dies with its parent."""
 
 

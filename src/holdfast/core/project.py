@@ -35,7 +35,10 @@ def load_module(root: Path, module: str = "definitions") -> ModuleType:
     """The user's definitions module, run afresh. Its folder is importable while it lives."""
     path = (root / (module if module.endswith(".py") else module.replace(".", "/") + ".py")).resolve()
     if not path.is_file():
-        raise NotFound(f"no definitions: {path.name} is not in {root}", hint="run `holdfast init` to scaffold a project, or cd into one")
+        raise NotFound(
+            f"no definitions: {path.name} is not in {root}",
+            hint="run `holdfast init` to scaffold a project, or cd into one",
+        )
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -50,7 +53,9 @@ def load_module(root: Path, module: str = "definitions") -> ModuleType:
     except SyntaxError as error:
         raise BadDefinition(f"{path.name}:{error.lineno}: {error.msg}", hint="mend the line and run again") from error
     except Exception as error:
-        raise BadDefinition(f"{_where(path, error)}: {type(error).__name__}: {error}", hint="mend the line and run again") from error
+        raise BadDefinition(
+            f"{_where(path, error)}: {type(error).__name__}: {error}", hint="mend the line and run again"
+        ) from error
     return loaded
 
 

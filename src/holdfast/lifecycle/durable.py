@@ -67,7 +67,13 @@ class Steps:
             if effect is not None:
                 outcome = {**outcome, **(effect(cast(Ledger, Joined(tx))) or {})}
             tx.put(STEPS, f"{self.key}/{name}", outcome)
-            tx.append("step", subject=self.key, body={"step": name, "outcome": _slim(outcome)}, at=self.now(), actor=self.actor)
+            tx.append(
+                "step",
+                subject=self.key,
+                body={"step": name, "outcome": _slim(outcome)},
+                at=self.now(),
+                actor=self.actor,
+            )
         return outcome
 
 
@@ -84,7 +90,9 @@ def holding(ledger: Ledger, name: str, holder: str, *, seconds: float = LEASE_SE
         Conflict: somebody else holds it.
     """
     if not ledger.lease(name, holder=holder, seconds=seconds):
-        raise Conflict(f"{name} is held by another process", hint="it ends by itself; the next holder carries on where it stopped")
+        raise Conflict(
+            f"{name} is held by another process", hint="it ends by itself; the next holder carries on where it stopped"
+        )
     stop, lost = threading.Event(), threading.Event()
 
     def renew() -> None:

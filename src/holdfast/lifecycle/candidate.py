@@ -1,0 +1,475 @@
+"""Data → features → training → a registered version with its evidence and verdict: the first half of a cycle.
+
+Each function is the work of one durable step. It returns (outcome, effect): the outcome is what later steps need, the
+effect writes to the ledger in the transaction that records the outcome. Files are named by the cycle's id or by content.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from holdfast.core.definitions import FeatureService, Model, Service, Source
+from holdfast.core.errors import BadData, BadDefinition, NotFound
+from holdfast.core.identity import canonical, digest, duration_us, iso
+from holdfast.core.ports import Ledger, Progress
+from holdfast.core.records import FieldSpec, FileRef, Json, Package, TrainingSet
+from holdfast.lifecycle.durable import Effect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from holdfast.workspace import Workspace
+
+TRAINING_SETS = "training_sets"
+GOLDEN_ROWS = 20
+VERIFY_ROWS = 2000
+
+
+def quiet(done: int, total: int | None, what: str) -> None:
+    """Progress nobody watches."""
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def sources_of(model: Model) -> dict[str, Source]:
+    """Every source a model's training reads, by name."""
+    found = [
+        model.spine,
+        model.label.source if model.label else None,
+        *(v.source for v in (model.features.views if model.features else ())),
+    ]
+    return {s.name: s for s in found if s is not None}
+
+
+def admit_data(ws: Workspace, model: Model, *, at: int) -> tuple[Json, Effect | None]:
+    """Validate and version every source of the model. Bad data stays out and the version before it stays current.
+
+    Raises:
+        BadData: a source has no good version at all.
+    """
+    from holdfast.data import collect, quality
+
+    datasets: dict[str, str] = {}
+    blocked: dict[str, str] = {}
+    for name, source in sources_of(model).items():
+        try:
+            if source.path is None:
+                collect.pull(ws.root, source)
+            version = quality.admit(
+                ws.root,
+                ws.ledger,
+                name,
+                ws.root / (source.path or f"data/{name}"),
+                at=at,
+                actor=ws.actor,
+                source=source,
+            )
+        except BadData as error:
+            blocked[name] = error.message
+            current = quality.current(ws.ledger, name)
+            if current is None:
+                raise
+            version = current
+        datasets[name] = version.sha256
+    return {"datasets": datasets, "blocked": blocked}, None
+
+
+def source_tables(ws: Workspace, source: Source) -> list[Path]:
+    """The files that hold a source's rows: exactly the admitted ones, and what was pushed since."""
+    from holdfast.data import quality
+    from holdfast.features import push
+
+    files = list(quality.members(ws.ledger, ws.root, source.name))
+    return files + list(push.landed(ws.home, source.name))
+
+
+# --- features ---------------------------------------------------------------------------------------------------------
+
+
+def read_rows(ws: Workspace, source: Source, *, since: int | None = None, until: int | None = None) -> pa.Table:
+    """A source's rows as Arrow, by time where asked: since <= timestamp <= until (µs)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.dataset as ds
+
+    files = source_tables(ws, source)
+    if not files:
+        raise NotFound(
+            f"source {source.name!r} has no admitted data",
+            hint=f"put files under {source.path} and run `holdfast data add`",
+        )
+    parquet = [str(f) for f in files if f.suffix != ".csv"]
+    tables = [ds.dataset(parquet, format="parquet").to_table()] if parquet else []
+    tables += [ds.dataset([str(f)], format="csv").to_table() for f in files if f.suffix == ".csv"]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    if source.timestamp and (since is not None or until is not None):
+        from holdfast.training.trainingset import times_us
+
+        times = times_us(table[source.timestamp])
+        keep = np.ones(len(times), dtype=bool)
+        if since is not None:
+            keep &= times >= since
+        if until is not None:
+            keep &= times <= until
+        table = table.filter(pa.array(keep))
+    if source.timestamp:
+        table = table.take(pc.sort_indices(table, sort_keys=[(source.timestamp, "ascending")]))
+    return table
+
+
+def typed_requests(table: pa.Table, service: FeatureService) -> pa.Table:
+    """Request values of a spine as the types the service declares; instants become int64 µs."""
+    import pyarrow as pa
+
+    from holdfast.training.trainingset import times_us
+
+    types = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
+    for name, dtype in service.request.items():
+        if name not in table.column_names:
+            raise NotFound.among(f"request value of service {service.name!r} in the spine", name, table.column_names)
+        column = table[name]
+        if pa.types.is_timestamp(column.type) and dtype == "int64":
+            column = pa.array(times_us(column), type=pa.int64())
+        elif dtype in types and column.type != types[dtype]:
+            column = column.cast(types[dtype])
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def build_training_set(
+    ws: Workspace, model: Model, *, as_of: int, datasets: dict[str, str], progress: Progress = quiet
+) -> tuple[Json, Effect | None]:
+    """Point-in-time features of every spine row known at ``as_of``, joined with its label, stored by content."""
+    from holdfast.features import point_in_time
+    from holdfast.training import trainingset
+
+    if model.spine is None or model.features is None or model.label is None:
+        raise BadDefinition(f"model {model.name!r} needs features, a spine and a label to be trained by Holdfast")
+    progress(0, 3, "spine")
+    train = model.split.train
+    reach = sum(
+        duration_us(p)
+        for p in (model.split.test, model.split.tune, train)
+        if p is not None and not isinstance(p, float)
+    )
+    since = as_of - reach if train is not None else None
+    spine = typed_requests(read_rows(ws, model.spine, since=since, until=as_of), model.features)
+    labels = read_rows(ws, model.label.source)
+    spine = trainingset.join_labels(spine, labels, model.label, as_of=as_of)
+    unlabelled = spine[trainingset.LABEL].null_count
+    spine = spine.filter(spine[trainingset.LABEL].is_valid())
+    if spine.num_rows == 0:
+        raise BadData(
+            f"no row of {model.spine.name!r} has a label at {iso(as_of)}",
+            hint="wait for labels, or check the label's key",
+        )
+    progress(1, 3, f"features of {spine.num_rows:,} rows")
+    table = point_in_time.historical(
+        ws.engine, model.features, spine, timestamp=str(model.spine.timestamp),
+        sources={s.name: source_tables(ws, s) for s in {v.source.name: v.source for v in model.features.views}.values()},
+        cache=ws.path("cache", "features", ".").parent,
+    )  # fmt: skip
+    progress(2, 3, "storing")
+    keep = dict.fromkeys([
+        *model.label.key, str(model.spine.timestamp), *([model.group] if model.group else []), *model.features.join_keys,
+        *model.features.request, *model.features.columns(), trainingset.LABEL,
+    ])  # fmt: skip
+    table = table.select(list(keep))
+    content = ws.objects.put(trainingset.to_parquet(table))
+    versions = {v.name: v.version for v in (*model.features.views, *model.features.on_demand)}
+    record = trainingset.describe(
+        model,
+        table,
+        timestamp=str(model.spine.timestamp),
+        columns=model.features.columns(),
+        features=versions,
+        datasets=datasets,
+        content=content,
+    )
+    progress(3, 3, f"{table.num_rows:,} rows")
+
+    def effect(ledger: Ledger) -> None:
+        with ledger.transaction() as tx:
+            tx.put(TRAINING_SETS, record.digest, msgspec.to_builtins(record))
+            tx.append(
+                "trainingset.built", subject=model.name, at=as_of, actor=ws.actor,
+                body={"digest": record.digest, "content": content, "rows": record.rows, "datasets": datasets, "features": versions},
+            )  # fmt: skip
+
+    return {"digest": record.digest, "rows": record.rows, "unlabelled": unlabelled}, effect
+
+
+def training_set(ledger: Ledger, name: str) -> TrainingSet:
+    """The record of a training set by its digest."""
+    row = ledger.get(TRAINING_SETS, name)
+    if row is None:
+        raise NotFound(f"no training set {name[:12]}")
+    return msgspec.convert(row, TrainingSet)
+
+
+class Rows:
+    """A training set cut for one model: matrices, labels, times and groups of each part."""
+
+    def __init__(self, ws: Workspace, model: Model, record: TrainingSet) -> None:
+        import pyarrow.parquet as pq
+
+        from holdfast.training import trainingset
+
+        if model.spine is None:
+            raise BadDefinition(f"model {model.name!r} has no spine")
+        self.table = pq.read_table(ws.objects.fetch(record.content))
+        self.columns = list(record.columns)
+        self.X = trainingset.matrix(self.table, self.columns)
+        self.y = np.asarray(self.table[trainingset.LABEL].to_numpy(), dtype=np.float64)
+        self.times = trainingset.times_us(self.table[str(model.spine.timestamp)])
+        self.split = trainingset.split_by_time(self.times, ~np.isnan(self.y), model.split)
+        self.group_name = model.group
+        self.groups = np.asarray(self.table[model.group].to_pylist(), dtype=object) if model.group else None
+
+    def part(self, which: str) -> tuple[Any, Any, Any]:
+        """(X, y, times) of train | tune | test."""
+        index = getattr(self.split, which)
+        return self.X[index], self.y[index], self.times[index]
+
+
+# --- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def run_name(cycle: str) -> str:
+    """The run of a cycle's fit: derived from the step, so that a repeated fit is the same run."""
+    return digest(f"{cycle}/fit")[:32]
+
+
+def fit(
+    ws: Workspace, model: Model, *, cycle: str, record: TrainingSet, at: int, module: str | None = None
+) -> tuple[Json, Effect | None]:
+    """Fit all candidates in a child process; log the run; keep the files as objects."""
+    from holdfast.training import execute, fingerprint, runs
+
+    rows = Rows(ws, model, record)
+    code, environment = fingerprint.code(ws.root), fingerprint.environment()
+    ws.objects.put(canonical(environment))
+    run_id = run_name(cycle)
+    if not _known_run(ws, run_id):
+        runs.start(
+            ws.runs, model=model.name, at=at, actor=ws.actor, name=f"{model.name} {iso(at)}", params={**model.params, "candidates": len(model.candidates)},
+            training_set=record.digest, code=code, environment=environment, seed=model.seed,
+            command=["holdfast", "train", model.name], run_id=run_id,
+        )  # fmt: skip
+    rng = np.random.default_rng(model.seed)
+    sample = rows.X[np.sort(rng.choice(len(rows.X), min(VERIFY_ROWS, len(rows.X)), replace=False))]
+    job = ws.path("jobs", cycle, "fit")
+    try:
+        fitted = execute.fit(
+            ws.launcher, job, root=ws.root, module=module or ws.settings.definitions, model=model,
+            train=execute.Data(*_named(rows, "train")), tune=execute.Data(*_named(rows, "tune")), sample=sample,
+        )  # fmt: skip
+    except BadDefinition:
+        runs.finish(ws.runs, run_id, status="FAILED", at=at)
+        raise
+    best = fitted.candidates[fitted.chosen]
+    metrics = {f"tune_{k}": v for k, v in best.metrics.items()} | {"fit_seconds": fitted.seconds}
+    runs.log(ws.runs, run_id, metrics=metrics, params=best.params, at=at)
+    runs.finish(ws.runs, run_id, status="FINISHED", at=at)
+    files = {
+        name: {"sha256": ws.objects.put_file(job / "model" / name), "size": (job / "model" / name).stat().st_size}
+        for name in fitted.files
+    }
+    shutil.rmtree(job / "model", ignore_errors=True)
+    (job / "arrays.npz").unlink(missing_ok=True)
+    outcome = {
+        "run_id": run_id, "fitted": msgspec.to_builtins(fitted), "files": files, "environment": environment["digest"],
+        "commit": code.get("commit"), "dirty": code.get("dirty"), "seconds": fitted.seconds,
+    }  # fmt: skip
+
+    def effect(ledger: Ledger) -> None:
+        ledger.append(
+            "run.finished", subject=model.name, at=at, actor=ws.actor,
+            body={"run": run_id, "training_set": record.digest, "commit": code.get("commit"), "dirty": bool(code.get("dirty")), "environment": environment["digest"]},
+        )  # fmt: skip
+
+    return outcome, effect
+
+
+def _known_run(ws: Workspace, run_id: str) -> bool:
+    try:
+        ws.runs.get_run(run_id)
+    except NotFound:
+        return False
+    return True
+
+
+def _named(rows: Rows, which: str) -> tuple[Any, Any, list[str], Any]:
+    X, y, times = rows.part(which)  # noqa: N806
+    return X, y, rows.columns, times
+
+
+# --- packaging --------------------------------------------------------------------------------------------------------
+
+
+def register(
+    ws: Workspace, model: Model, *, cycle: str, record: TrainingSet, fit_outcome: Json, at: int, source: str = ""
+) -> tuple[Json, Effect | None]:
+    """Package what was fitted, with golden rows, reference profile and read plan, and register it as the next version."""
+    import pyarrow as pa
+
+    from holdfast import formats
+    from holdfast.features import lookup
+    from holdfast.monitoring import drift
+    from holdfast.registry import package as packages
+    from holdfast.registry import versions
+
+    fitted = fit_outcome["fitted"]
+    rows = Rows(ws, model, record)
+    features = model.features
+    files = {name: FileRef(**ref) for name, ref in fit_outcome["files"].items()}
+    plan = lookup.compile_plan(features) if features else None
+    manifest = Package(
+        name=model.name, format=fitted["format"], task=model.task, model_file=fitted["model_file"], files=files,
+        inputs=input_specs(rows), request=request_specs(rows, features), outputs=[FieldSpec(name="score", dtype="float64", nullable=False)],
+        classes=fitted["classes"], threshold=fitted["threshold"], original_file=fitted["original_file"],
+        feature_service=features.name if features else None, features=record.features, plan=plan,
+        environment={"digest": fit_outcome["environment"]}, equivalence=fitted["equivalence"], training_set=record.digest, run_id=fit_outcome["run_id"],
+    )  # fmt: skip
+    folder = packages.unpack(ws.objects, manifest, ws.path("jobs", cycle, "package"))
+    predictor = formats.load(folder, manifest)
+    train_X, _, train_times = rows.part("train")  # noqa: N806
+    scores = np.asarray(predictor.scores(train_X), dtype=np.float64)
+    golden = golden_rows(rows, predictor, features)
+    table = pa.table({**{c: train_X[:, i] for i, c in enumerate(rows.columns)}, "score": scores})
+    profile = drift.profile(table, train_times, columns=[*rows.columns, "score"])
+    extra = {"golden.json": canonical(golden), "reference.bin": profile}
+    for name, data in extra.items():
+        files[name] = FileRef(sha256=ws.objects.put(data), size=len(data))
+    manifest = msgspec.structs.replace(manifest, files=files, golden_file="golden.json", reference_file="reference.bin")
+    content = packages.store(ws.objects, manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def effect(ledger: Ledger) -> Json:
+        version = versions.create(
+            ledger,
+            model.name,
+            content=content,
+            run_id=fit_outcome["run_id"],
+            training_set=record.digest,
+            source=source,
+            at=at,
+            actor=ws.actor,
+        )
+        return {"version": version.version}
+
+    return {"content": content}, effect
+
+
+def golden_rows(rows: Rows, predictor: Any, service: FeatureService | None) -> Json:
+    """A few held-out rows with what the model must answer: a replica proves itself on ``inputs``, smoke on ``request``."""
+    index = rows.split.test[:: max(len(rows.split.test) // GOLDEN_ROWS, 1)][:GOLDEN_ROWS]
+    X = rows.X[index]  # noqa: N806
+    scores = np.asarray(predictor.scores(X), dtype=np.float64).tolist()
+    inputs = [{c: None if np.isnan(v) else v for c, v in zip(rows.columns, row, strict=True)} for row in X.tolist()]
+    names = (
+        [*service.join_keys, *(r for r in service.request if r not in service.join_keys)] if service else rows.columns
+    )
+    requests = rows.table.select(names).take(index.tolist()).to_pylist()
+    return {
+        "rows": [
+            {"inputs": i, "request": r, "request_time": int(t), "score": s}
+            for i, r, t, s in zip(inputs, requests, rows.times[index], scores, strict=True)
+        ]
+    }
+
+
+def input_specs(rows: Rows) -> list[FieldSpec]:
+    """The model's inputs with the range seen in training."""
+    specs = []
+    for i, name in enumerate(rows.columns):
+        seen = rows.X[rows.split.train, i]
+        seen = seen[~np.isnan(seen)]
+        low, high = (float(seen.min()), float(seen.max())) if len(seen) else (None, None)
+        specs.append(FieldSpec(name=name, dtype="float64", nullable=True, low=low, high=high))
+    return specs
+
+
+def request_specs(rows: Rows, service: FeatureService | None) -> list[FieldSpec]:
+    """What a caller sends: entity keys (strings or integers as in the spine) and request values."""
+    if service is None:
+        return [
+            FieldSpec(name=s.name, dtype=s.dtype, nullable=s.nullable, low=s.low, high=s.high)
+            for s in input_specs(rows)
+        ]
+    import pyarrow as pa
+
+    kinds = {k: rows.table.schema.field(k).type for k in service.join_keys}
+    keys = [
+        FieldSpec(name=k, dtype="int64" if pa.types.is_integer(t) else "string", nullable=True)
+        for k, t in kinds.items()
+    ]
+    return keys + [
+        FieldSpec(name=k, dtype=t, nullable=True) for k, t in service.request.items() if k not in service.join_keys
+    ]
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def measure(
+    ws: Workspace, service: Service, *, name: str, version: int, record: TrainingSet, cycle: str, at: int
+) -> tuple[Json, Effect | None]:
+    """Measure every rule of the gate on the held-out rows and decide; the verdict is attached to the version."""
+    from holdfast import formats
+    from holdfast.registry import package as packages
+    from holdfast.registry import versions, waivers
+    from holdfast.validation import evidence, gate
+
+    model = service.model
+    registered = versions.get(ws.ledger, name, version)
+    manifest = packages.load(ws.objects, registered.content)
+    folder = packages.unpack(ws.objects, manifest, ws.path("jobs", cycle, "gate"))
+    rows = Rows(ws, model, record)
+    X, y, times = rows.part("test")  # noqa: N806
+    X_train, y_train, _ = rows.part("train")  # noqa: N806
+    groups = {model.group: rows.groups[rows.split.test]} if model.group and rows.groups is not None else {}
+    champion_scores, champion_threshold = champion_on(ws, service, rows, X)
+    context = evidence.Context(
+        predictor=formats.load(folder, manifest), package=manifest, X=X, y=y, groups=groups, champion_scores=champion_scores,
+        champion_threshold=champion_threshold, X_train=X_train, y_train=y_train, times=times, folder=folder,
+        original=formats.load(folder, manifest, original=True) if manifest.original_file else None, url=None,
+    )  # fmt: skip
+    measured = evidence.measure(context, service.gate.rules)
+    verdict = gate.decide(
+        measured, service.gate.rules, model=name, version=version, content=registered.content, at=at,
+        waivers=waivers.active(ws.ledger, name, version, at=at),
+    )  # fmt: skip
+    ws.objects.put(canonical([msgspec.to_builtins(e) for e in measured]))
+    shutil.rmtree(folder, ignore_errors=True)
+
+    def effect(ledger: Ledger) -> None:
+        versions.attach_verdict(ledger, verdict, at=at, actor=ws.actor)
+
+    failed = [r.message for r in verdict.results if r.outcome != "pass"]
+    return {"outcome": verdict.outcome, "failed": failed, "verdict": msgspec.to_builtins(verdict)}, effect
+
+
+def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[Any, float | None]:  # noqa: N803
+    """Scores of the live champion on the same rows (None where there is none, or it takes other inputs), its threshold."""
+    from holdfast import formats
+    from holdfast.lifecycle import release
+    from holdfast.registry import package as packages
+
+    live = release.current(ws.ledger, service.name, "production")
+    if live is None or live.champion is None:
+        return None, None
+    manifest = packages.load(ws.objects, live.champion.content)
+    names = [spec.name for spec in manifest.inputs]
+    if any(name not in rows.columns for name in names):
+        return None, None
+    folder = packages.unpack(ws.objects, manifest, ws.path("packages", live.champion.content))
+    predictor = formats.load(folder, manifest)
+    index = [rows.columns.index(name) for name in names]
+    return np.asarray(predictor.scores(X[:, index]), dtype=np.float64), manifest.threshold
