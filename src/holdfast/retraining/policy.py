@@ -154,7 +154,7 @@ def _asks(
     version: int | None,
 ) -> tuple[list[Ask], dict[str, str]]:
     asks: list[Ask] = []
-    silent: dict[str, str] = msgspec.field(default_factory=dict)
+    silent: dict[str, str] = {}
     found: Ask | str
     if retrain.schedule is not None:
         tick = due_tick(retrain, cycles, now, last_tick)
