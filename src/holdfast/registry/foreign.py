@@ -18,7 +18,7 @@ from holdfast.registry.package import check_file_name
 
 
 class Tree(Record):
-    """An artifact tree at one moment. ``source`` is kept only where the bytes are elsewhere (then there are no files)."""
+    """An artifact tree at one moment. ``source`` is kept only where the bytes are elsewhere: then it has no files."""
 
     kind: str
     files: dict[str, FileRef]
@@ -36,8 +36,8 @@ def pin(objects: Objects, files: Mapping[str, FileRef]) -> str:
 
 
 def elsewhere(objects: Objects, source: str) -> str:
-    """The content of a version whose bytes this store does not hold: named by where they are said to be. The gate cannot
-    measure it, so it cannot be approved where a verdict is asked for."""
+    """The content of a version whose bytes this store does not hold: named by where they are said to be. The gate
+    cannot measure it, so it cannot be approved where a verdict is asked for."""
     return objects.put(canonical(Tree(kind=KIND, files={}, source=source)))
 
 

@@ -37,9 +37,9 @@ _log = logging.getLogger("holdfast.server")
 
 
 class Policies:
-    """The gate's policy per model name: the project's gates and the settings, whichever is stricter. The definitions are
-    read again when their file changed; while they do not load, every name is enforced, because what they would have
-    said is not known."""
+    """The gate's policy per model name: the project's gates and the settings, whichever is stricter. The definitions
+    are read again when their file changed; while they do not load, every name is enforced, because what they would
+    have said is not known."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -202,7 +202,7 @@ def serve(workspace: Workspace, *, host: str, port: int, ready: Callable[[str, i
     listener.listen(2048)
     app = application(workspace, access=rules)
     config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
+        app,
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -46,11 +46,36 @@ MAX_JSON = 20 * 1024 * 1024
 MAX_ARTIFACT = 64 * 1024**3
 _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 # First parts of paths that belong to MLflow's GenAI side and its gateway, which this server does not have.
-GENAI = (
-    "traces", "trace", "assessments", "scorers", "prompts", "datasets", "evaluation-datasets", "gateway", "gateway-proxy",
-    "webhooks", "issues", "label-schemas", "review-queues", "chat", "span", "spans", "otel", "logged-models-genai",
-    "demo", "genai", "jobs", "prompt-optimization", "secrets", "endpoints", "model-definitions", "assistant", "scorer",
-)  # fmt: skip
+GENAI = frozenset(
+    [
+        "traces",
+        "trace",
+        "assessments",
+        "scorers",
+        "prompts",
+        "datasets",
+        "evaluation-datasets",
+        "gateway",
+        "gateway-proxy",
+        "webhooks",
+        "issues",
+        "label-schemas",
+        "review-queues",
+        "chat",
+        "span",
+        "spans",
+        "otel",
+        "demo",
+        "genai",
+        "jobs",
+        "prompt-optimization",
+        "secrets",
+        "endpoints",
+        "model-definitions",
+        "assistant",
+        "scorer",
+    ]
+)
 _log = logging.getLogger("holdfast.server")
 
 
@@ -95,7 +120,7 @@ class MlflowApp:
         except HoldfastError as error:
             if not started:
                 await self._fail(send, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback leaves the server
             _log.exception("%s %s", scope.get("method"), scope.get("path"))
             if not started:
                 await self._fail(send, error)

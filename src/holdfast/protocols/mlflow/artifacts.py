@@ -1,7 +1,7 @@
 """Artifact paths: where a URI of ours points, what lies in a folder, which paths are refused.
 
-A path is a key of an index, never a file name; the bytes are objects. ``@content/<sha256>/…`` shows the files of a model
-version as they were at registration, and cannot be written.
+A path is a key of an index, never a file name; the bytes are objects. ``@content/<sha256>/…`` shows the files of a
+model version as they were at registration, and cannot be written.
 """
 
 from __future__ import annotations

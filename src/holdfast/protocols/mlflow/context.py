@@ -43,12 +43,12 @@ class Context:
 
     def within(self, tx: LedgerTransaction) -> Context:
         """The same, with every ledger call inside an open transaction."""
-        return replace(self, ledger=JoinedLedger(self.ledger, tx))  # type: ignore[arg-type]
+        return replace(self, ledger=JoinedLedger(self.ledger, tx))
 
 
 class JoinedLedger:
-    """A ledger whose transactions all join one that is open already: what a handler does and the record that it was done
-    commit together."""
+    """A ledger whose transactions all join one that is open already: what a handler does and the record that it was
+    done commit together."""
 
     def __init__(self, ledger: Ledger, tx: LedgerTransaction) -> None:
         self._ledger = ledger

@@ -1,7 +1,7 @@
 """MLflow's filter and order grammar, parsed into clauses; nothing of the text reaches a database.
 
-``clause (AND clause)*``; a clause is ``[kind.]key comparator value``. Strings stand in single or double quotes, keys with
-odd characters in backticks or double quotes. Facts of the grammar: MLflow's documentation of its search API.
+``clause (AND clause)*``; a clause is ``[kind.]key comparator value``. Strings stand in single or double quotes, keys
+with odd characters in backticks or double quotes. Facts of the grammar: MLflow's documentation of its search API.
 """
 
 from __future__ import annotations
@@ -256,6 +256,7 @@ def _clause(tokens: list[_Token], place: int, grammar: Grammar, text: str) -> tu
     if place >= len(tokens):
         raise _bad(text, f"a value is missing after {comparator}")
     token = tokens[place]
+    value: str | int | float
     if numeric:
         value = _number(token, kind, key, attribute)
     elif token.kind == "string":
@@ -296,7 +297,7 @@ def _name(tokens: list[_Token], place: int, text: str) -> tuple[str, int]:
         if token.text.startswith("'"):
             raise _bad(text, f"a key stands in backticks or double quotes, not in {token.text}")
         return _unquote(token.text), place + 1
-    parts = []
+    parts: list[str] = []
     while place < len(tokens) and (tokens[place].kind in ("word", "number") or tokens[place].text == "."):
         following = tokens[place]
         if parts and parts[-1] != "." and following.text != "." and following.kind != "number":

@@ -1,5 +1,6 @@
 """Listing a run's artifacts, and what the server says about itself. Bytes move in ``transfer``."""
 
+# ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
 from holdfast.core.records import Json

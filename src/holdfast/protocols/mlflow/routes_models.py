@@ -1,5 +1,6 @@
 """Logged models: what an MLflow 3 client makes of ``log_model`` before anything is registered."""
 
+# ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
 from typing import Any

@@ -1,5 +1,6 @@
 """Registered models, their versions, stages and aliases. Every approval goes through ``registry.pointers``."""
 
+# ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
 from collections.abc import Sequence

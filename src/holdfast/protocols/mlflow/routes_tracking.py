@@ -1,5 +1,6 @@
 """Experiments, runs, and what runs log."""
 
+# ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
 import re
@@ -226,8 +227,16 @@ def _metrics(items: list[Json]) -> list[Metric]:
     known: set[str] = set()
     for place, item in enumerate(items):
         key, value, at, step = item.get("key"), item.get("value"), item.get("timestamp"), item.get("step", 0)
-        plain = len(item) <= 4 and type(value) is float and type(at) is int and type(step) is int and type(key) is str
-        if plain and key in known and 0 <= at < 2**53 and -(2**53) < step < 2**53:
+        if (
+            type(key) is str
+            and type(value) is float
+            and type(at) is int
+            and type(step) is int
+            and key in known
+            and len(item) <= 4
+            and 0 <= at < 2**53
+            and -(2**53) < step < 2**53
+        ):
             found.append(Metric(key=key, value=value, at=at * 1000, step=step))
             continue
         metric = _metric(objects("metrics", [item], _METRIC_FIELDS)[0], f"metrics[{place}].")

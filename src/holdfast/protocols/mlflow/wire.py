@@ -1,7 +1,7 @@
 """Requests in, answers and errors out, in the shapes MLflow's clients know.
 
-A request's fields are declared per route; a wrong or missing one is a 400 that names it. Error codes and the texts their
-users match on are facts of the protocol.
+A request's fields are declared per route; a wrong or missing one is a 400 that names it. Error codes and the texts
+their users match on are facts of the protocol.
 """
 
 from __future__ import annotations
