@@ -86,9 +86,15 @@ class Echo:
 
 def test_features_are_looked_up_as_of_each_row(tmp_path: Path) -> None:
     package = Package(
-        name="toy", format="onnx", task="regression", model_file="m", files={}, outputs=[],
-        request=[FieldSpec(name="card", dtype="int64", nullable=False)], inputs=[FieldSpec(name="double", dtype="float64")],
-    )  # fmt: skip
+        name="toy",
+        format="onnx",
+        task="regression",
+        model_file="m",
+        files={},
+        outputs=[],
+        request=[FieldSpec(name="card", dtype="int64", nullable=False)],
+        inputs=[FieldSpec(name="double", dtype="float64")],
+    )
     model = Loaded(version=1, content="c", package=package, predictor=Echo(), lookup=Doubling())
     source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
     pq.write_table(
@@ -103,9 +109,21 @@ def test_the_command_line_scores_with_the_champion(workspace: Workspace, tmp_pat
     source = tmp_path / "in.csv"
     source.write_text("a,b\n0.5,0.25\n-2,1\n")
     done = subprocess.run(
-        [sys.executable, "-m", "holdfast.cli.main", "batch", "toy", str(source), str(tmp_path / "out.parquet"), "--json"],
-        cwd=workspace.root, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "holdfast.cli.main",
+            "batch",
+            "toy",
+            str(source),
+            str(tmp_path / "out.parquet"),
+            "--json",
+        ],
+        cwd=workspace.root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 2
     assert pq.read_table(tmp_path / "out.parquet")["output"].to_pylist() == [1, 0]
