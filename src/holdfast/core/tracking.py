@@ -16,7 +16,7 @@ View = Literal["active", "deleted", "all"]
 ModelStatus = Literal["PENDING", "READY", "UPLOAD_FAILED"]
 
 
-class Experiment(Record):
+class Experiment(Record, frozen=True, kw_only=True):
     """A named group of runs."""
 
     experiment_id: str
@@ -28,7 +28,7 @@ class Experiment(Record):
     tags: dict[str, str] = {}
 
 
-class Metric(Record):
+class Metric(Record, frozen=True, kw_only=True):
     """One point of a series. ``dataset_*`` and ``model_id`` say what it was measured on, where known."""
 
     key: str
@@ -41,7 +41,7 @@ class Metric(Record):
     run_id: str | None = None
 
 
-class DatasetInput(Record):
+class DatasetInput(Record, frozen=True, kw_only=True):
     """A dataset a run read."""
 
     name: str
@@ -53,14 +53,14 @@ class DatasetInput(Record):
     tags: dict[str, str] = {}
 
 
-class ModelOutput(Record):
+class ModelOutput(Record, frozen=True, kw_only=True):
     """A logged model a run produced at a step."""
 
     model_id: str
     step: int = 0
 
 
-class Run(Record):
+class Run(Record, frozen=True, kw_only=True):
     """A run with its newest metrics."""
 
     run_id: str
@@ -80,7 +80,7 @@ class Run(Record):
     model_outputs: list[ModelOutput] = []
 
 
-class LoggedModel(Record):
+class LoggedModel(Record, frozen=True, kw_only=True):
     """A model an MLflow 3 client logged, before (or without) registration."""
 
     model_id: str
@@ -98,7 +98,7 @@ class LoggedModel(Record):
     metrics: list[Metric] = []
 
 
-class Artifact(Record):
+class Artifact(Record, frozen=True, kw_only=True):
     """One file of the artifact tree: bytes in the object store under a path."""
 
     path: str
@@ -113,7 +113,7 @@ Kind = Literal["attribute", "metric", "param", "tag", "dataset"]
 Comparator = Literal["=", "!=", ">", ">=", "<", "<=", "LIKE", "ILIKE", "IN", "NOT IN", "IS NULL", "IS NOT NULL"]
 
 
-class Clause(Record):
+class Clause(Record, frozen=True, kw_only=True):
     """One comparison of a filter; a filter is their conjunction. ``key`` of an attribute is the store's own field name,
     checked by whoever parsed the text. ``value`` is absent for IS [NOT] NULL."""
 
@@ -123,7 +123,7 @@ class Clause(Record):
     value: str | float | int | list[str] | None = None
 
 
-class Order(Record):
+class Order(Record, frozen=True, kw_only=True):
     """One sort key. Null and NaN sort last in either direction."""
 
     kind: Kind

@@ -17,7 +17,7 @@ from holdfast.core.records import FileRef, Record
 from holdfast.registry.package import check_file_name
 
 
-class Tree(Record):
+class Tree(Record, frozen=True, kw_only=True):
     """An artifact tree at one moment. ``source`` is kept only where the bytes are elsewhere: then it has no files."""
 
     kind: str

@@ -1,0 +1,384 @@
+"""``holdfast models``: versions, stages, aliases, their history; and ``holdfast approve``, the human step.
+
+Approvals move here; traffic moves with ``holdfast release``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from holdfast.cli.output import emit, json_option, say, table
+
+if TYPE_CHECKING:
+    from holdfast.core.records import ModelVersion
+    from holdfast.workspace import Workspace
+
+reason_option = click.option("--reason", default="", help="Why; kept in the ledger.")
+
+
+def policy_of(workspace: Workspace, name: str) -> str:
+    """The gate's policy for a model name: what the project declares and the settings ask for."""
+    from holdfast.core.errors import NotFound
+    from holdfast.registry import pointers
+
+    try:
+        project = workspace.project()
+    except NotFound:
+        project = None
+    return pointers.policy_for(project, name, workspace.settings.gate.policy)
+
+
+@click.group()
+def models() -> None:
+    """List, inspect and move approvals of model versions."""
+
+
+@models.command("list")
+@click.argument("name", required=False)
+@json_option
+def list_(name: str | None, as_json: bool) -> None:
+    """List models, or the versions of one."""
+    import msgspec
+
+    from holdfast.registry import versions
+
+    with _workspace() as workspace:
+        if name is None:
+            known = versions.list_models(workspace.ledger)
+            rows = []
+            for model in known:
+                stages = {v.stage: v.version for v in versions.list(workspace.ledger, model.name) if v.stage != "None"}
+                rows.append([model.name, model.last, _pairs(stages), _pairs(model.aliases), _when(model.updated)])
+            value: Any = [msgspec.to_builtins(m) for m in known]
+            headers = ["model", "latest", "stages", "aliases", "changed"]
+        else:
+            versions.get_model(workspace.ledger, name)
+            listed = versions.list(workspace.ledger, name)
+            rows = []
+            for v in listed:
+                verdict = versions.verdict(workspace.ledger, name, v.version)
+                outcome = verdict.outcome if verdict else None
+                rows.append(
+                    [v.version, v.stage, ", ".join(v.aliases) or None, outcome, v.content[:12], v.run_id, _when(v.at)]
+                )
+            value = [msgspec.to_builtins(v) for v in listed]
+            headers = ["version", "stage", "aliases", "gate", "content", "run", "made"]
+    emit(value, as_json=as_json, text=lambda: table(headers, rows))
+
+
+@models.command()
+@click.argument("reference")
+@json_option
+def show(reference: str, as_json: bool) -> None:
+    """Show one version: where it came from, its files, its verdict."""
+    import msgspec
+
+    from holdfast.core.errors import BadInput, NotFound
+    from holdfast.registry import foreign, versions
+
+    with _workspace() as workspace:
+        version = versions.resolve(workspace.ledger, reference)
+        verdict = versions.verdict(workspace.ledger, version.name, version.version)
+        policy = policy_of(workspace, version.name)
+        try:
+            files = foreign.files_of(workspace.objects, version.content)
+        except (NotFound, BadInput):
+            files = {}
+    value = {
+        **msgspec.to_builtins(version),
+        "policy": policy,
+        "verdict": msgspec.to_builtins(verdict),
+        "files": msgspec.to_builtins(files),
+    }
+
+    def text() -> None:
+        click.secho(f"{version.name}@{version.version}", bold=True)
+        facts = [
+            ("stage", version.stage),
+            ("aliases", ", ".join(version.aliases) or None),
+            ("content", version.content),
+            ("run", version.run_id),
+            ("training set", version.training_set),
+            ("source", version.source or None),
+            ("tags", _pairs(version.tags)),
+            ("made", f"{_when(version.at)} by {version.actor}"),
+            ("gate policy", policy),
+            ("verdict", f"{verdict.outcome} ({_when(verdict.at)})" if verdict else "none"),
+        ]
+        for label, shown in facts:
+            if shown:
+                click.echo(f"  {label:13} {shown}")
+        if verdict:
+            table(
+                ["check", "outcome", "figure", "threshold", "n"],
+                [[r.check, r.outcome, r.figure, r.threshold, r.n] for r in verdict.results],
+            )
+        if files:
+            table(["file", "bytes", "sha256"], [[n, f.size, f.sha256[:12]] for n, f in files.items()])
+
+    emit(value, as_json=as_json, text=text)
+
+
+@models.command()
+@click.argument("name")
+@json_option
+def history(name: str, as_json: bool) -> None:
+    """Every change of a model: who, when, from what to what, why."""
+    import msgspec
+
+    from holdfast.registry import history as changes
+    from holdfast.registry import versions
+
+    with _workspace() as workspace:
+        found = changes.of(workspace.ledger, name)
+        if not found:
+            raise versions.unknown_model(workspace.ledger, name)
+    rows = [[_when(c.at), c.what, c.version, c.before, c.after, c.actor, c.reason or None] for c in found]
+    emit(
+        [msgspec.to_builtins(c) for c in found],
+        as_json=as_json,
+        text=lambda: table(["at", "what", "version", "before", "after", "by", "why"], rows),
+    )
+
+
+@models.command()
+@click.argument("name")
+@click.option("--at", help="Instant, like 2013-03-01T06:00:00Z; now when not given.")
+@json_option
+def live(name: str, at: str | None, as_json: bool) -> None:
+    """Which versions each stage and alias held at an instant."""
+    from holdfast.core.identity import iso, to_us
+    from holdfast.registry import history as changes
+    from holdfast.registry import versions
+
+    with _workspace() as workspace:
+        instant = to_us(at) if at else workspace.clock.now()
+        if not changes.of(workspace.ledger, name):
+            raise versions.unknown_model(workspace.ledger, name)
+        found = changes.live(workspace.ledger, name, at=instant)
+    rows = [[where, ", ".join(map(str, held))] for where, held in found.items()]
+
+    def text() -> None:
+        if rows:
+            table(["where", "version"], rows)
+        else:
+            say(f"nothing of {name} was in a stage or under an alias at {iso(instant)}")
+
+    emit({"at": instant, "name": name, "live": found}, as_json=as_json, text=text)
+
+
+@models.command()
+@click.argument("reference")
+@click.argument("stage", type=click.Choice(["None", "Staging", "Production", "Archived"], case_sensitive=False))
+@click.option("--keep-others", is_flag=True, help="Leave the versions already in that stage where they are.")
+@reason_option
+@json_option
+def stage(reference: str, stage: str, keep_others: bool, reason: str, as_json: bool) -> None:
+    """Move a version to a stage. Production asks the gate."""
+    _move(reference, stage, reason=reason, keep_others=keep_others, as_json=as_json)
+
+
+@models.command()
+@click.argument("reference")
+@click.argument("alias")
+@click.option("--remove", is_flag=True, help="Take the alias away from the model.")
+@reason_option
+@json_option
+def alias(reference: str, alias: str, remove: bool, reason: str, as_json: bool) -> None:
+    """Point an alias at a version. A protected alias (champion) asks the gate."""
+    import msgspec
+
+    from holdfast.registry import pointers, versions
+
+    with _workspace() as workspace:
+        version = versions.resolve(workspace.ledger, reference)
+        moved = pointers.move_alias(
+            workspace.ledger,
+            version.name,
+            alias,
+            None if remove else version.version,
+            policy=policy_of(workspace, version.name),
+            at=workspace.clock.now(),
+            actor=workspace.actor,
+            reason=reason,
+            protected=tuple(workspace.settings.gate.protected_aliases),
+        )
+    where = "removed" if remove else f"{version.name}@{version.version}"
+    emit(msgspec.to_builtins(moved), as_json=as_json, text=lambda: say(f"alias {alias}: {where}"))
+
+
+@models.command()
+@click.argument("name")
+@reason_option
+@json_option
+def rollback(name: str, reason: str, as_json: bool) -> None:
+    """Put the version back into Production that was there before. (Traffic: `holdfast rollback SERVICE`.)"""
+    import msgspec
+
+    from holdfast.registry import pointers
+
+    with _workspace() as workspace:
+        version = pointers.rollback(
+            workspace.ledger,
+            name,
+            policy=policy_of(workspace, name),
+            at=workspace.clock.now(),
+            actor=workspace.actor,
+            reason=reason,
+        )
+    emit(msgspec.to_builtins(version), as_json=as_json, text=lambda: say(f"{name}@{version.version} is in Production"))
+
+
+@models.command()
+@click.argument("reference")
+@click.argument("check")
+@click.option("--until", required=True, help="Instant (2026-12-01) or length of time (7d).")
+@click.option("--group", help="Only for this group of a fairness check.")
+@click.option("--reason", required=True, help="Why; kept in the ledger.")
+@json_option
+def waive(reference: str, check: str, until: str, group: str | None, reason: str, as_json: bool) -> None:
+    """Waive one check of one version, for a while, with your name on it."""
+    import msgspec
+
+    from holdfast.core.errors import BadInput
+    from holdfast.core.identity import duration_us, iso, to_us
+    from holdfast.core.records import Waiver
+    from holdfast.registry import versions, waivers
+
+    with _workspace() as workspace:
+        now = workspace.clock.now()
+        try:
+            end = now + duration_us(until)
+        except BadInput:
+            end = to_us(until)
+        version = versions.resolve(workspace.ledger, reference)
+        waiver = Waiver(
+            check=check,
+            by=workspace.actor,
+            reason=reason,
+            until=end,
+            at=now,
+            group=group,
+            model=version.name,
+            version=version.version,
+        )
+        waivers.grant(workspace.ledger, waiver, at=now)
+    done = f"{check} is waived for {version.name}@{version.version} until {iso(end)}; run `holdfast check` again"
+    emit(msgspec.to_builtins(waiver), as_json=as_json, text=lambda: say(done))
+
+
+@models.command()
+@click.argument("what")
+@click.option("--remove", is_flag=True, help="Take the trust back.")
+@click.option("--reason", default="", help="Who made these bytes and how they reached you.")
+@json_option
+def trust(what: str, remove: bool, reason: str, as_json: bool) -> None:
+    """Vouch for a model file that could run code when loaded, by its SHA-256 (or a path to it)."""
+    from holdfast.core.identity import file_sha256
+    from holdfast.registry import waivers
+
+    path = Path(what)
+    sha256 = file_sha256(path) if path.is_file() else what.lower()
+    with _workspace() as workspace:
+        if remove:
+            waivers.distrust(workspace.ledger, sha256, at=workspace.clock.now(), actor=workspace.actor)
+        else:
+            waivers.trust(workspace.ledger, sha256, reason=reason, at=workspace.clock.now(), actor=workspace.actor)
+    verb = "no longer trusted" if remove else "trusted"
+    emit({"sha256": sha256, "trusted": not remove}, as_json=as_json, text=lambda: say(f"{sha256} is {verb}"))
+
+
+@models.command()
+@click.argument("reference")
+@click.option("--to", "folder", type=click.Path(path_type=Path, file_okay=False), required=True, help="A new folder.")
+@json_option
+def export(reference: str, folder: Path, as_json: bool) -> None:
+    """Write a version's files, verified, into a folder."""
+    import msgspec
+
+    from holdfast.core.errors import Conflict
+    from holdfast.core.records import Package
+    from holdfast.registry import foreign, package, versions
+
+    if folder.exists():
+        raise Conflict(f"{folder} is there already", hint="give a new folder")
+    with _workspace() as workspace:
+        version = versions.resolve(workspace.ledger, reference)
+        files = foreign.files_of(workspace.objects, version.content)
+        whole = Package(
+            name=version.name, format="", task="binary", model_file="", files=files, inputs=[], request=[], outputs=[]
+        )
+        package.unpack(workspace.objects, whole, folder)
+    emit(
+        {"folder": str(folder), "files": msgspec.to_builtins(files)},
+        as_json=as_json,
+        text=lambda: say(f"{version.name}@{version.version}: {len(files)} files in {folder}"),
+    )
+
+
+@click.command()
+@click.argument("reference")
+@reason_option
+@click.option("--alias", "alias_", help="Also point this alias (champion) at it.")
+@json_option
+def approve(reference: str, reason: str, alias_: str | None, as_json: bool) -> None:
+    """The human step: approve a version that passed the gate (stage Production; traffic stays where it is)."""
+    _move(reference, "Production", reason=reason or "approved", keep_others=False, as_json=as_json, alias=alias_)
+
+
+def _move(
+    reference: str, stage: str, *, reason: str, keep_others: bool, as_json: bool, alias: str | None = None
+) -> None:
+    import msgspec
+
+    from holdfast.registry import pointers, versions
+
+    with _workspace() as workspace:
+        version = versions.resolve(workspace.ledger, reference)
+        policy = policy_of(workspace, version.name)
+        now = workspace.clock.now()
+        moved: ModelVersion = pointers.move_stage(
+            workspace.ledger,
+            version.name,
+            version.version,
+            stage,
+            policy=policy,
+            at=now,
+            actor=workspace.actor,
+            reason=reason,
+            archive_existing=not keep_others,
+        )
+        if alias:
+            pointers.move_alias(
+                workspace.ledger,
+                version.name,
+                alias,
+                version.version,
+                policy=policy,
+                at=now,
+                actor=workspace.actor,
+                reason=reason,
+                protected=tuple(workspace.settings.gate.protected_aliases),
+            )
+    done: Callable[[], None] = lambda: say(f"{moved.name}@{moved.version} is in stage {moved.stage}")  # noqa: E731
+    emit(msgspec.to_builtins(moved), as_json=as_json, text=done)
+
+
+def _workspace() -> Workspace:
+    from holdfast.workspace import Workspace
+
+    return Workspace.open()
+
+
+def _when(at: int) -> str:
+    from holdfast.core.identity import SECOND, iso
+
+    return iso(at // SECOND * SECOND)
+
+
+def _pairs(values: dict[str, Any]) -> str | None:
+    return ", ".join(f"{k}={v}" for k, v in values.items()) or None
