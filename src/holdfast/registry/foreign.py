@@ -6,14 +6,16 @@ written under the same artifact path is another content and is never what an app
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
 
-from holdfast.core.errors import BadInput
+from holdfast.core.errors import BadInput, NotTrusted
 from holdfast.core.identity import canonical
 from holdfast.core.ports import Objects
-from holdfast.core.records import FileRef, Record
+from holdfast.core.records import FieldSpec, FileRef, Package, Record
+from holdfast.formats.sniff import sniff
 from holdfast.registry.package import check_file_name
 
 
@@ -26,6 +28,8 @@ class Tree(Record, frozen=True, kw_only=True):
 
 
 KIND = "artifact tree"
+Task = Literal["binary", "multiclass", "regression"]
+_MLMODEL_LIMIT = 1024 * 1024
 
 
 def pin(objects: Objects, files: Mapping[str, FileRef]) -> str:
@@ -65,6 +69,105 @@ def files_of(objects: Objects, content: str) -> dict[str, FileRef]:
         return msgspec.json.decode(data, type=_Files).files
     except msgspec.DecodeError:
         raise BadInput(f"{content[:12]} is neither a package nor an artifact tree") from None
+
+
+def as_package(
+    objects: Objects,
+    content: str,
+    *,
+    name: str,
+    inputs: Sequence[FieldSpec],
+    task: Task,
+    threshold: float | None = None,
+    classes: Sequence[Any] = (),
+    run_id: str | None = None,
+) -> Package:
+    """A tree that an MLflow client logged, as a package the formats can load and the gate can measure.
+
+    The model file is the one its ``MLmodel`` names (flavors sklearn and onnx; read as plain YAML, no code of it runs);
+    what its bytes are decides who reads them. ``inputs`` are the model's columns in order.
+
+    Raises:
+        NotFound: the store has no such object.
+        BadInput: the tree holds no model this can read.
+        NotTrusted: the model is a pickle; its SHA-256 and the command that would trust it are named.
+    """
+    tree = load(objects, content)
+    if not tree.files:
+        raise BadInput(
+            f"the bytes of {name} are not in this store, only where they are said to be: {tree.source!r}",
+            hint="log the model through this server, so that what is measured is what is approved",
+        )
+    model_file = _model_file(objects, tree, name)
+    kind = sniff(objects.get(tree.files[model_file].sha256))
+    if kind in ("pickle", "joblib"):
+        sha256 = tree.files[model_file].sha256
+        raise NotTrusted(
+            f"{model_file!r} of {name} is a pickle, which runs code when it is loaded",
+            hint="log it with serialization_format='skops'; or, if you know who made it: "
+            f"`holdfast models trust {sha256} --reason …`",
+        )
+    if kind not in ("skops", "onnx"):
+        raise BadInput(
+            f"{model_file!r} of {name} is of no format the gate can load ({kind})", hint="log it as skops or ONNX"
+        )
+    columns = list(inputs)
+    return Package(
+        name=name,
+        format=kind,
+        task=task,
+        model_file=model_file,
+        original_file=model_file if kind == "skops" else None,
+        files=tree.files,
+        inputs=columns,
+        request=columns,
+        outputs=[FieldSpec(name="score", dtype="float64")],
+        classes=list(classes),
+        threshold=threshold,
+        run_id=run_id,
+    )
+
+
+def input_names(objects: Objects, content: str) -> list[str]:
+    """The model's input columns as its MLflow signature names them; empty where it has none."""
+    flavors = _mlmodel(objects, load(objects, content))
+    signature = flavors.get("signature") if isinstance(flavors, dict) else None
+    try:
+        columns = msgspec.json.decode(signature["inputs"]) if signature else []
+        return [c["name"] for c in columns if c.get("type") != "tensor"]
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def _model_file(objects: Objects, tree: Tree, name: str) -> str:
+    flavors = (_mlmodel(objects, tree) or {}).get("flavors")
+    if isinstance(flavors, dict):
+        for flavor, field in (("onnx", "data"), ("sklearn", "pickled_model")):
+            found = flavors.get(flavor)
+            named = found.get(field) if isinstance(found, dict) else None
+            if isinstance(named, str) and named in tree.files:
+                return named
+    known = [n for n in tree.files if n.endswith((".onnx", ".skops"))]
+    if len(known) == 1:
+        return known[0]
+    raise BadInput(
+        f"{name} holds no scikit-learn or ONNX model: {', '.join(sorted(tree.files)[:8])}",
+        hint="the gate measures models logged with mlflow.sklearn or mlflow.onnx",
+    )
+
+
+def _mlmodel(objects: Objects, tree: Tree) -> dict[str, Any]:
+    ref = tree.files.get("MLmodel")
+    if ref is None or ref.size > _MLMODEL_LIMIT:
+        return {}
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        value = YAML(typ="safe", pure=True).load(objects.get(ref.sha256).decode())
+    except (YAMLError, UnicodeDecodeError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 class _Files(msgspec.Struct, frozen=True):

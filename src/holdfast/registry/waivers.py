@@ -13,7 +13,7 @@ import msgspec
 from holdfast.core.errors import BadInput, NotFound
 from holdfast.core.ports import Ledger
 from holdfast.core.records import Waiver
-from holdfast.registry.versions import key, require_version, text
+from holdfast.registry.versions import get, key, require_version, text
 
 WAIVERS, TRUSTED = "waivers", "trusted"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -48,8 +48,13 @@ def grant(ledger: Ledger, waiver: Waiver, *, at: int) -> Waiver:
     return waiver
 
 
-def active(ledger: Ledger, name: str, version: int, *, content: str, at: int) -> list[Waiver]:
-    """Waivers of a version that are not over and were given for this content."""
+def active(ledger: Ledger, name: str, version: int, *, at: int) -> list[Waiver]:
+    """Waivers of a version that are not over and were given for the content it has.
+
+    Raises:
+        NotFound: no such version.
+    """
+    content = get(ledger, name, version).content
     found = []
     for _, row in ledger.scan(WAIVERS, prefix=key(name, version) + "/"):
         if row["content"] == content and row["until"] > at:
