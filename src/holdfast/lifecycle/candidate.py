@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from holdfast.core.definitions import FeatureService, Model, Service, Source
-from holdfast.core.errors import BadData, BadDefinition, NotFound
+from holdfast.core.errors import BadData, BadDefinition, BadInput, NotFound
 from holdfast.core.identity import canonical, digest, duration_us, iso
 from holdfast.core.ports import Ledger, Progress
-from holdfast.core.records import FieldSpec, FileRef, Json, Package, TrainingSet
+from holdfast.core.records import FieldSpec, FileRef, Json, ModelVersion, Package, TrainingSet, Verdict
 from holdfast.lifecycle.durable import Effect
 
 if TYPE_CHECKING:
@@ -32,6 +32,38 @@ VERIFY_ROWS = 2000
 
 def quiet(done: int, total: int | None, what: str) -> None:
     """Progress nobody watches."""
+
+
+def train(ws: Workspace, model: Model, *, name: str, at: int, module: str | None = None, progress: Progress = quiet) -> Json:
+    """Data → features → fit → registered version in one go, outside a cycle; ``name`` names its job folder and run.
+
+    The steps are recorded like a cycle's, so that a killed training is carried on by calling this again with its name.
+    """
+    from holdfast.lifecycle.durable import Steps
+
+    steps = Steps(ws.ledger, f"train/{name}", now=lambda: at, actor=ws.actor)
+    progress(0, 4, "data")
+    data = steps.once("data", lambda: admit_data(ws, model, at=at))
+    progress(1, 4, "features")
+    built = steps.once("features", lambda: build_training_set(ws, model, as_of=at, datasets=data["datasets"]))
+    record = training_set(ws.ledger, built["digest"])
+    progress(2, 4, f"fit on {record.rows:,} rows")
+    fitted = steps.once("fit", lambda: fit(ws, model, cycle=name, record=record, at=at, module=module))
+    progress(3, 4, "package")
+    registered = steps.once(
+        "register", lambda: register(ws, model, cycle=name, record=record, fit_outcome=fitted, at=at, source=f"train {name}")
+    )
+    progress(4, 4, "registered")
+    return {
+        "name": model.name,
+        "version": registered["version"],
+        "content": registered["content"],
+        "run_id": fitted["run_id"],
+        "training_set": record.digest,
+        "rows": record.rows,
+        "threshold": fitted["fitted"]["threshold"],
+        "candidates": fitted["fitted"]["candidates"],
+    }
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -454,6 +486,27 @@ def measure(
 
     failed = [r.message for r in verdict.results if r.outcome != "pass"]
     return {"outcome": verdict.outcome, "failed": failed, "verdict": msgspec.to_builtins(verdict)}, effect
+
+
+def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int, progress: Progress = quiet) -> Verdict:
+    """Measure a registered version by the gate of ``service`` and attach the verdict.
+
+    Raises:
+        BadInput: the version has no training set of this store to be measured on.
+    """
+    if version.training_set is None:
+        raise BadInput(
+            f"{version.name}@{version.version} has no training set here", hint="give rows: --data FILE --label COLUMN"
+        )
+    record = training_set(ws.ledger, version.training_set)
+    progress(0, 1, f"measure {version.name}@{version.version}")
+    outcome, effect = measure(
+        ws, service, name=version.name, version=version.version, record=record, cycle=f"check-{version.content[:16]}", at=at
+    )
+    if effect is not None:
+        effect(ws.ledger)
+    progress(1, 1, str(outcome["outcome"]))
+    return msgspec.convert(outcome["verdict"], Verdict)
 
 
 def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[Any, float | None]:  # noqa: N803

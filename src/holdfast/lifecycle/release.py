@@ -444,6 +444,24 @@ def approve_champion(ws: Workspace, service: Service, rollout: Rollout, *, at: i
     )
 
 
+def end(ws: Workspace, service: Service, action: str, *, at: int, reason: str) -> Rollout:
+    """End the running rollout by hand: ``promote`` (still needs approval) or ``abort``.
+
+    Raises:
+        NotFound: no rollout is under way. NotApproved: promote without what the gate asks for.
+    """
+    from holdfast.registry import versions
+    from holdfast.serving.steps import Move
+
+    rollout = rollout_of(ws.ledger, service.name)
+    if rollout is None or rollout.status not in ("running", "holding"):
+        raise NotFound(f"no rollout of {service.name!r} is under way", hint="`holdfast deploy NAME@VERSION` starts one")
+    if action == "promote":
+        require_production(ws, service, versions.get(ws.ledger, rollout.model, rollout.version))
+        return _apply(ws, service, rollout, Move("promote", 100.0, len(rollout.plan) - 1, reason), [], now=at)
+    return _apply(ws, service, rollout, Move("abort", 0.0, rollout.step, reason), [], now=at)
+
+
 # --- by hand ----------------------------------------------------------------------------------------------------------
 
 

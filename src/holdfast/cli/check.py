@@ -1,0 +1,45 @@
+"""``holdfast check``: the gate over one version; exit status 1 unless it passes."""
+
+from __future__ import annotations
+
+import click
+
+from holdfast.cli.output import emit, json_option, say, table
+
+
+@click.command()
+@click.argument("version")
+@click.option("--service", help="Whose gate, where several services use this model.")
+@click.option("--definitions", help="Another definitions module than the project's.")
+@json_option
+def check(version: str, service: str | None, definitions: str | None, as_json: bool) -> None:
+    """Measure VERSION (name@7, name@latest) against its gate on held-out rows and attach the verdict. Exits with 1 unless
+    it passes."""
+    from holdfast.core.errors import NotFound
+    from holdfast.core.project import load
+    from holdfast.lifecycle import candidate
+    from holdfast.registry import versions
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as ws:
+        found = versions.resolve(ws.ledger, version)
+        services = load(ws.root, definitions or ws.settings.definitions).services
+        owners = [s for s in services.values() if s.model.name == found.name and service in (None, s.name)]
+        if not owners:
+            raise NotFound(
+                f"no service of the project has a gate for {found.name!r}", hint="declare one with hf.Service(gate=hf.Gate(…))"
+            )
+        verdict = candidate.check(ws, owners[0], found, at=ws.clock.now(), progress=lambda *_: None)
+
+    def text() -> None:
+        rows = [
+            (r.outcome, r.check, r.group, r.figure, f"[{r.low:.4g}, {r.high:.4g}]" if r.low is not None and r.high is not None else None, r.n, r.message)
+            for r in verdict.results
+        ]
+        table(["outcome", "check", "group", "figure", "interval", "n", "message"], rows)
+        click.secho(f"\n{found.name}@{found.version}: {verdict.outcome}", bold=True)
+
+    emit(verdict, as_json=as_json, text=text)
+    if verdict.outcome != "pass":
+        say("the gate keeps this version out of Production")
+        raise SystemExit(1)

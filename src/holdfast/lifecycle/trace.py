@@ -1,0 +1,122 @@
+"""From one prediction back to data bytes and git commit: a walk along one chain of records, each naming the one before."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from holdfast.core.errors import NotFound
+from holdfast.core.records import Json
+from holdfast.lifecycle import candidate, loop, release
+
+if TYPE_CHECKING:
+    from holdfast.workspace import Workspace
+
+
+def prediction(ws: Workspace, name: str) -> Json:
+    """Everything a prediction rests on: the answer, release, version, verdict, run, training set, feature view versions,
+    dataset hashes, git commit, and its label where it is known.
+
+    Raises:
+        NotFound: no log of this workspace has a prediction of this id.
+    """
+    from holdfast.monitoring.labels import LabelStore
+    from holdfast.registry import versions
+    from holdfast.serving import journal
+    from holdfast.training import runs
+
+    row = None
+    for folder in sorted((ws.home / "predictions").glob("*")):
+        table = journal.read(folder, since=None, until=None, environment=None, ids=[name])
+        if table.num_rows:
+            row = table.slice(0, 1).to_pylist()[0]
+            break
+    if row is None:
+        raise NotFound(f"no prediction {name!r} in the log", hint="its id is in the answer of POST /predict")
+    service = str(row["service"])
+    history = release.history(ws.ledger, service, str(row["environment"]))
+    served = [r for r in history if _arms(r, int(row["version"])) and r.at <= int(row["request_time"])]
+    live = served[-1] if served else next((r for r in history if _arms(r, int(row["version"]))), None)
+    model = live.model if live else service
+    version = versions.get(ws.ledger, model, int(row["version"]))
+    verdict = versions.verdict(ws.ledger, model, version.version)
+    out: Json = {
+        "prediction": {
+            "id": row["id"],
+            "service": service,
+            "request_time": row["request_time"],
+            "score": row["score"],
+            "output": row["output"],
+            "arm": row["arm"],
+            "replica": row.get("replica"),
+            "inputs": _prefixed(row, "inputs."),
+            "features": _prefixed(row, "features."),
+        },
+        "release": {"sequence": live.sequence, "reason": live.reason, "at": live.at} if live else None,
+        "version": {"name": model, "version": version.version, "content": version.content, "stage": version.stage},
+        "verdict": {"outcome": verdict.outcome, "at": verdict.at, "evidence": verdict.evidence} if verdict else None,
+    }
+    truth = LabelStore(ws.home / "labels" / service).read()
+    if truth.num_rows:
+        import pyarrow.compute as pc
+
+        known = truth.filter(pc.equal(truth["prediction_id"], name)).to_pylist()
+        out["label"] = {"value": known[-1]["value"], "at": known[-1]["at"]} if known else None
+    if version.run_id:
+        run = runs.get(ws.runs, version.run_id)
+        out["run"] = {"id": run.run_id, "params": run.params, "seed": run.seed, "environment": run.environment}
+        out["commit"] = {"hash": run.code.get("commit"), "dirty": run.code.get("dirty")}
+    if version.training_set:
+        record = candidate.training_set(ws.ledger, version.training_set)
+        out["training_set"] = {
+            "digest": record.digest,
+            "content": record.content,
+            "rows": record.rows,
+            "start": record.start,
+            "end": record.end,
+        }
+        out["features"] = record.features
+        out["datasets"] = _datasets(ws, record.datasets)
+    return out
+
+
+def _datasets(ws: Workspace, hashes: dict[str, str]) -> dict[str, Json]:
+    """Per source its version as the ledger admitted it: SHA-256, DVC's md5, size, files."""
+    found: dict[str, Json] = {name: {"sha256": sha256} for name, sha256 in hashes.items()}
+    for entry in ws.ledger.query(kind="dataset.admitted", limit=100_000):
+        name = entry.subject
+        version = entry.body.get("version") if isinstance(entry.body.get("version"), dict) else entry.body
+        if name in found and version.get("sha256") == hashes[name]:
+            found[name] |= {k: version[k] for k in ("md5", "size", "files", "rows") if version.get(k) is not None}
+            found[name]["admitted"] = entry.at
+    return found
+
+
+def _arms(candidate_release: Any, version: int) -> bool:
+    arms = (candidate_release.champion, candidate_release.challenger, candidate_release.shadow)
+    return any(arm is not None and arm.version == version for arm in arms)
+
+
+def _prefixed(row: Json, prefix: str) -> Json:
+    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix) and v is not None}
+
+
+def cycle(ws: Workspace, name: str) -> Json:
+    """Why a cycle ran, what each step came to, how it ended."""
+    found = loop.find_cycle(ws.ledger, name)
+    steps = {}
+    for key, outcome in ws.ledger.scan("steps", prefix=f"cycle/{found.id}/"):
+        steps[key.rpartition("/")[2]] = {k: v for k, v in outcome.items() if isinstance(v, str | int | float | bool)}
+    rollout = release.rollout_of(ws.ledger, found.service)
+    return {
+        "cycle": msgspec.to_builtins(found),
+        "steps": steps,
+        "rollout": msgspec.to_builtins(rollout) if rollout is not None and rollout.id == found.id else None,
+    }
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON."""
+    return json.dumps(value, indent=2, default=str)
