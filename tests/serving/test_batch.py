@@ -17,7 +17,7 @@ from holdfast.server.dataplane import loader
 from holdfast.serving import batch
 from holdfast.serving.model import Loaded
 from holdfast.workspace import Workspace
-from serving.world import add_package, arm, fields, in_process, put_release
+from tests.serving.world import add_package, arm, fields, in_process, put_release
 
 
 def loaded(workspace: Workspace, **changes: Any) -> Loaded:

@@ -235,7 +235,7 @@ _WRITER = """
 import asyncio, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from serving.test_journal import Journal, batch
+from tests.serving.test_journal import Journal, batch
 async def main():
     log = Journal(Path(sys.argv[1]), mode="durable", segment_bytes=4096, replica=sys.argv[2])
     i = 0
@@ -256,7 +256,7 @@ def _kill_while_writing(folder: Path, times: int, seed: int) -> None:
     print(f"seed {seed}")
     rng = random.Random(seed)
     promised: list[str] = []
-    script = _WRITER.format(tests=str(Path(__file__).parents[1]))
+    script = _WRITER.format(tests=str(Path(__file__).parents[2]))
     for i in range(times):
         with subprocess.Popen(
             [sys.executable, "-c", script, str(folder), f"w{i}"], stdout=subprocess.PIPE, text=True

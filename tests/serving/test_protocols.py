@@ -10,7 +10,7 @@ import pytest
 from holdfast.core.records import FieldSpec
 from holdfast.serving.replica import Replica
 from holdfast.workspace import Workspace
-from serving.world import Ask, add_package, arm, fields, in_process, probability, put_release
+from tests.serving.world import Ask, add_package, arm, fields, in_process, probability, put_release
 
 ROW = {"a": 0.5, "b": 0.25}
 

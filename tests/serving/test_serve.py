@@ -14,7 +14,7 @@ import pytest
 from holdfast.core.records import FieldSpec, FileRef
 from holdfast.serving import journal
 from holdfast.workspace import Workspace
-from serving.world import add_package, arm, fields, onnx_model, probability, put_release, serving
+from tests.serving.world import add_package, arm, fields, onnx_model, probability, put_release, serving
 
 ROW = {"a": 0.5, "b": 0.25}
 

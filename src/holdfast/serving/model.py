@@ -49,6 +49,7 @@ class Loaded:
         self.inputs = [f.name for f in package.inputs]
         self.threshold = 0.5 if package.threshold is None else package.threshold
         self.classes = list(package.classes) or ([0, 1] if package.task == "binary" else [])
+        self.width = len(self.classes) if package.task == "multiclass" else 1
         self.keys = _entity_keys(package)
         self.row_seconds = 0.0
         self.first_seconds = 0.0
@@ -116,8 +117,8 @@ class Loaded:
             raise ModelFailed(f"version {self.version} failed: {type(problem).__name__}") from problem
         if scores.ndim == 1:
             scores = scores[:, None]
-        if scores.shape[0] != len(matrix):
-            raise ModelFailed(f"version {self.version} gave {scores.shape[0]} scores for {len(matrix)} rows")
+        if scores.ndim != 2 or len(scores) != len(matrix) or (scores.shape[1] != self.width and self.width):
+            raise ModelFailed(f"version {self.version} gave scores of shape {scores.shape} for {len(matrix)} rows")
         finite = math.isfinite(scores[0, 0]) if scores.size == 1 else np.isfinite(scores).all()
         if not finite:
             raise ModelFailed(f"version {self.version} gave a score that is not a number")
