@@ -19,6 +19,7 @@ from holdfast.core.ports import Buffer, Merge
 
 T = TypeVar("T")
 _META = b"\x00meta/"
+_GROWS = 24
 _MAP_SIZE = 1 << 40  # address space only: the file grows with what is in it
 
 
@@ -60,14 +61,14 @@ class EmbeddedOnlineStore:
     def update(
         self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None
     ) -> None:
-        for attempt in (0, 1):
+        for attempt in range(_GROWS):
             try:
                 self._update(groups, meta or {})
                 return
             except lmdb.MapResizedError:
                 self._adopt_size()
             except lmdb.MapFullError:
-                if attempt:
+                if attempt == _GROWS - 1:
                     raise
                 with self._resizing:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2)
@@ -84,10 +85,13 @@ class EmbeddedOnlineStore:
         with self._env.begin(write=True, buffers=True) as txn:
             get, put = txn.get, txn.put
             for keys, merge in groups:
-                values = merge([get(key) for key in keys])
+                stored = [get(key) for key in keys]
+                values = merge(stored)
                 if values is None:
                     continue
-                for key, value in zip(keys, values, strict=True):
+                for key, value, old in zip(keys, values, stored, strict=True):
+                    if value is old:
+                        continue
                     if value is None:
                         txn.delete(key)
                     else:

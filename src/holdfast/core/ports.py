@@ -341,7 +341,8 @@ class OnlineStore(Protocol):
     def update(
         self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None
     ) -> None:
-        """Merge each group of keys, in order, and set ``meta`` marks: all of it or, after a crash, none of it."""
+        """Merge each group of keys, in order, and set ``meta`` marks. A group is written whole or not at all; a mark only
+        after everything before it. A merge that raises leaves nothing of its batch."""
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """All (key, value) whose key starts with ``prefix``, in key order where the store has one."""

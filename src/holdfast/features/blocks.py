@@ -15,9 +15,11 @@ An entity has two blocks: a large *base*, rewritten rarely, and a small *tail*, 
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,78 +37,113 @@ TAIL_MOST = 96
 _text_decoder = msgspec.msgpack.Decoder(type=dict[int, list[str]])
 
 
-class Event(NamedTuple):
-    """One event of one entity; ``values`` are the view's value columns, None where null or filtered away."""
+Event = tuple[int, int, int, int, tuple[Any, ...]]
+"""One event of one entity: (time, arrival, sequence, id, values). ``values`` are the view's value columns, None where null
+or filtered away. Tuples, because pushes make many; they order as events do."""
 
-    time: int
-    arrival: int
-    sequence: int
-    id: int
-    values: tuple[Any, ...]
+TIME, ARRIVAL, SEQUENCE, ID, VALUES = range(5)
+_SMALL = 128
 
 
-def build(events: Sequence[Event], distinct: Sequence[bool]) -> bytes:
+def build(events: Iterable[Event], distinct: Sequence[bool]) -> bytes:
     """The block of these events; their order here does not matter, and no two have the same (time, id)."""
-    events = sorted(events, key=lambda e: e[:4])
+    events = sorted(events)
     n, width = len(events), len(distinct)
-    columns = [_column([e[4][c] for e in events], distinct[c]) for c in range(width)]
+    time, arrival, sequence, identity, rows = zip(*events, strict=True)
     offset = HEADER + 3 * width + 4 * n
-    head = [MAGIC, n, max(e[1] for e in events), 0, width]
-    body, texts = [], {}
-    for c, (kind, flags, arrays, text) in enumerate(columns):
-        head += [kind, offset, flags]
-        offset += sum(len(a) for a in arrays)
-        body += arrays
+    head = [MAGIC, n, max(arrival), 0, width]
+    make = _small_column if n <= _SMALL else _column
+    body: list[bytes] = []
+    texts: dict[int, list[str]] = {}
+    for c, values in enumerate(zip(*rows, strict=True)):
+        kind, flags, cells, text = make(values, distinct[c])
+        head += (kind, offset, flags)
+        offset += sum(map(len, cells)) >> 3
+        body += cells
         if text is not None:
             texts[c] = text
     head[3] = offset
-    spine = np.array([e[:4] for e in events], dtype=np.int64).T
-    parts = [np.array(head, dtype=np.int64).tobytes(), spine.tobytes(), *(a.tobytes() for a in body)]
+    parts = [_cells([*head, *time, *arrival, *sequence, *identity]), *body]
     if texts:
         packed = msgspec.msgpack.encode(texts)
         parts.append(packed + b"\xc1" * (-len(packed) % 8))
     return b"".join(parts)
 
 
-def _column(values: list[Any], distinct: bool) -> tuple[int, int, list[np.ndarray], list[str] | None]:
+def _cells(values: Iterable[int]) -> bytes:
+    return array("q", values).tobytes()
+
+
+def _previous_places(values: Sequence[Any]) -> list[int]:
+    """Per position the position of the same value before it, −1 where there is none; n (never fresh) for nulls."""
+    seen: dict[Any, int] = {}
+    out = []
+    for i, value in enumerate(values):
+        out.append(len(values) if value is None else seen.get(value, -1))
+        seen[value] = i
+    return out
+
+
+def _as_text(values: Sequence[Any]) -> tuple[list[int], list[str]] | None:
+    """(places, sorted distinct values) where the column holds text."""
+    if not any(isinstance(v, str) for v in values):
+        return None
+    text = sorted({str(v) for v in values if v is not None})
+    place = {v: i for i, v in enumerate(text)}
+    return [-1 if v is None else place[str(v)] for v in values], text
+
+
+def _small_column(values: Sequence[Any], distinct: bool) -> tuple[int, int, list[bytes], list[str] | None]:
+    """A column of a few values, without NumPy's overhead."""
+    flags = DISTINCT if distinct else 0
+    counts = _cells(accumulate((v is not None for v in values), initial=0))
+    last = [_cells(_previous_places(values))] if distinct else []
+    known = [v for v in values if v is not None]
+    kinds = set(map(type, known))
+    if str in kinds:
+        places, text = _as_text(values) or ([], [])
+        return TEXT, flags, [_cells(places), counts, *last], text
+    if kinds == {int}:
+        filled = [v or 0 for v in values]
+        if sum(map(abs, known)) < 1 << 62:
+            return INT, flags | EXACT, [_cells(filled), counts, _cells(accumulate(filled, initial=0)), *last], None
+        return INT, flags, [_cells(filled), counts, bytes(8 * len(values) + 8), *last], None
+    floats = [math.nan if v is None else float(v) for v in values]
+    zeros = [0.0 if v is None else float(v) for v in values]
+    if all(map(float.is_integer, zeros)) and sum(map(abs, zeros)) < 2.0**53:
+        flags |= EXACT
+        sums = array("d", accumulate(zeros, initial=0.0))
+    else:
+        sums = array("d", [*zeros, 0.0])
+    return FLOAT, flags, [array("d", floats).tobytes(), counts, sums.tobytes(), *last], None
+
+
+def _column(values: Sequence[Any], distinct: bool) -> tuple[int, int, list[bytes], list[str] | None]:
     n = len(values)
     known = [v for v in values if v is not None]
     counts = np.zeros(n + 1, dtype=np.int64)
     np.cumsum([v is not None for v in values], out=counts[1:])
-    text: list[str] | None = None
     flags = DISTINCT if distinct else 0
-    if any(isinstance(v, str) for v in known):
-        text = sorted(set(map(str, known)))
-        place = {v: i for i, v in enumerate(text)}
-        cells = np.array([-1 if v is None else place[str(v)] for v in values], dtype=np.int64)
-        kind, arrays = TEXT, [cells, counts]
-    elif all(type(v) is int for v in known) and known:
-        kind = INT
-        cells = np.array([0 if v is None else v for v in values], dtype=np.int64)
-        sums = np.zeros(n + 1, dtype=np.int64)
+    last = [_cells(_previous_places(values))] if distinct else []
+    found = _as_text(values)
+    if found is not None:
+        return TEXT, flags, [_cells(found[0]), counts.tobytes(), *last], found[1]
+    if known and all(type(v) is int for v in known):
+        whole = np.array([0 if v is None else v for v in values], dtype=np.int64)
+        running = np.zeros(n + 1, dtype=np.int64)
         if sum(map(abs, known)) < 1 << 62:
             flags |= EXACT
-            np.cumsum(cells, out=sums[1:])
-        arrays = [cells, counts, sums]
+            np.cumsum(whole, out=running[1:])
+        return INT, flags, [whole.tobytes(), counts.tobytes(), running.tobytes(), *last], None
+    cells = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+    filled = np.where(np.isnan(cells), 0.0, cells)
+    sums = np.zeros(n + 1, dtype=np.float64)
+    if exact_sums(filled):
+        flags |= EXACT
+        np.cumsum(filled, out=sums[1:])
     else:
-        kind = FLOAT
-        cells = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
-        filled = np.where(np.isnan(cells), 0.0, cells)
-        sums = np.zeros(n + 1, dtype=np.float64)
-        if exact_sums(filled):
-            flags |= EXACT
-            np.cumsum(filled, out=sums[1:])
-        else:
-            sums[:n] = filled
-        arrays = [cells, counts, sums]
-    if distinct:
-        seen: dict[Any, int] = {}
-        previous = np.empty(n, dtype=np.int64)
-        for i, v in enumerate(values):
-            previous[i] = seen.get(v, -1) if v is not None else n
-            seen[v] = i
-        arrays.append(previous)
-    return kind, flags, arrays, text
+        sums[:n] = filled
+    return FLOAT, flags, [cells.tobytes(), counts.tobytes(), sums.tobytes(), *last], None
 
 
 def exact_sums(filled: np.ndarray) -> bool:
@@ -118,10 +155,9 @@ def decode(block: Buffer) -> list[Event]:
     """The events of a block, in order."""
     view = Block(block)
     n, cells = view.n, view.cells
-    spine = [cells[view.start + k * n : view.start + (k + 1) * n].tolist() for k in range(4)]
-    columns = [view.column(c) for c in range(view.width)]
-    values = zip(*columns, strict=True) if columns else [()] * n
-    return [Event(t, a, s, i, tuple(v)) for t, a, s, i, v in zip(*spine, values, strict=True)]
+    spine = cells[view.start : view.start + 4 * n].tolist()
+    values = zip(*[view.column(c) for c in range(view.width)], strict=True) if view.width else [()] * n
+    return list(zip(spine[:n], spine[n : 2 * n], spine[2 * n : 3 * n], spine[3 * n :], values, strict=True))
 
 
 class Block:
@@ -168,12 +204,12 @@ class Block:
         """The position of the first event later than ``time``."""
         return bisect_right(self.cells, time, self.start, self.start + self.n) - self.start
 
-    def find(self, time: int, id: int) -> int:
+    def find(self, time: int, identity: int) -> int:
         """The position of an event, or −1."""
         start, n = self.start, self.n
         i = bisect_left(self.cells, time, start, start + n) - start
         while i < n and self.cells[start + i] == time:
-            if self.cells[start + 3 * n + i] == id:
+            if self.cells[start + 3 * n + i] == identity:
                 return i
             i += 1
         return -1
@@ -193,7 +229,8 @@ class Block:
             return result
         if kind == INT:
             return sum(self.cells[offset + lo : offset + hi].tolist())
-        return float(np.add.reduce(np.frombuffer(self.buffer, np.float64, hi - lo, (base + lo) * 8)))
+        with np.errstate(invalid="ignore"):  # infinities of both signs: NaN, which is null
+            return float(np.add.reduce(np.frombuffer(self.buffer, np.float64, hi - lo, (base + lo) * 8)))
 
     def array(self, column: int, lo: int, hi: int) -> np.ndarray:
         """Values between two positions without nulls (text as places)."""
@@ -215,8 +252,8 @@ class Block:
 
 def merge(
     base: Buffer | None, tail: Buffer | None, events: Iterable[Event], distinct: Sequence[bool], retention: int
-) -> tuple[bytes | None, bytes | None] | None:
-    """(base, tail) with ``events`` taken in, or None when all are known already.
+) -> tuple[Buffer | None, bytes | None] | None:
+    """(base, tail) with ``events`` taken in, or None when all are known already. A base that stays comes back as it is.
 
     An event known already stays as it is unless it now turns out to have arrived earlier. When the tail has grown, it is
     merged into the base, and events older than ``retention`` before the newest that is both past and arrived are dropped.
@@ -226,21 +263,20 @@ def merge(
     fresh: dict[tuple[int, int], Event] = {}
     rebuild = False
     for event in events:
-        key = (event.time, event.id)
+        time, arrival, _, identity, _ = event
+        key = (time, identity)
         known = fresh.get(key)
         if known is not None:
-            if event.arrival < known.arrival:
+            if arrival < known[ARRIVAL]:
                 fresh[key] = event
             continue
-        earlier = False
         for block in (old_tail, old_base):
-            if block is not None and (at := block.find(event.time, event.id)) >= 0:
-                if block.cells[block.start + block.n + at] <= event.arrival:
-                    earlier = True
-                else:
+            if block is not None and (at := block.find(time, identity)) >= 0:
+                if arrival < block.cells[block.start + block.n + at]:
                     rebuild = True  # known since earlier than we thought
+                    fresh[key] = event
                 break
-        if not earlier:
+        else:
             fresh[key] = event
     if not fresh:
         return None
@@ -248,12 +284,11 @@ def merge(
     in_base = old_base.n if old_base is not None else 0
     if not rebuild and in_tail + len(fresh) <= max(TAIL_MOST, in_base // 32):
         every = (decode(tail) if tail is not None else []) + list(fresh.values())
-        return (bytes(base) if base is not None else None, build(every, distinct))
-    known_all = {(e.time, e.id): e for block in (base, tail) if block is not None for e in decode(block)}
+        return (base, build(every, distinct))
+    known_all = {(e[TIME], e[ID]): e for block in (base, tail) if block is not None for e in decode(block)}
     known_all.update(fresh)
-    horizon = max(min(e.time, e.arrival) for e in known_all.values()) - retention
-    kept = [e for e in known_all.values() if e.time > horizon]
-    return (build(kept, distinct), None)
+    horizon = max(min(e[TIME], e[ARRIVAL]) for e in known_all.values()) - retention
+    return (build([e for e in known_all.values() if e[TIME] > horizon], distinct), None)
 
 
 def spare(retention: int) -> int:
@@ -297,7 +332,7 @@ class Window:
 
 def _arrived(block: Block, at: int) -> bytes | None:
     """The part of a block that had arrived by ``at``: the rare case of a request behind the newest arrival."""
-    events = [e for e in decode(block.buffer) if e.arrival <= at]
+    events = [e for e in decode(block.buffer) if e[ARRIVAL] <= at]
     if not events:
         return None
     flags = [block.cells[HEADER + 3 * c + 2] & DISTINCT > 0 for c in range(block.width)]

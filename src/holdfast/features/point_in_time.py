@@ -150,7 +150,7 @@ def encode_keys(spine: pa.Table, names: Sequence[str], classes: Mapping[str, str
         if pa.types.is_dictionary(column.type):
             column = column.cast(kind)
         if pa.types.is_null(kind):
-            column = column.cast(_ARROW[classes[name]])
+            column = column.cast(_ARROW.get(classes[name], pa.int64()))
             kind = column.type
         found = (
             "int64"
@@ -161,7 +161,7 @@ def encode_keys(spine: pa.Table, names: Sequence[str], classes: Mapping[str, str
             if pa.types.is_boolean(kind)
             else str(kind)
         )
-        if found != classes[name]:
+        if classes[name] not in (found, "nothing"):
             hint = (
                 "make it Int64 (nullable): floats cannot hold 64-bit keys"
                 if pa.types.is_floating(kind)
@@ -208,7 +208,12 @@ def view_columns(
     statement = query.select(since=since, until=until, keys=True)
     table = engine.query(statement, tables={**query.relation.tables, "__keys": keys.table})
     code = _ints(table, "__code")
-    return compute(view, query.value_types, query.late, table, code, keys.table.num_rows, keys.codes, at)
+    # questions in the events' order: every search and gather then walks memory forwards
+    order = np.lexsort((at, keys.codes))
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    found = compute(view, query.value_types, query.late, table, code, keys.table.num_rows, keys.codes[order], at[order])
+    return {name: column.take(pa.array(back)) for name, column in found.items()}
 
 
 def _bounds(view: Json, at: np.ndarray) -> tuple[int | None, int | None]:

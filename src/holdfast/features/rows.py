@@ -165,7 +165,7 @@ def writes(
         if columns:
             values = tuple(_number(row[c]) if masks[v] is None or masks[v][i] else None for v, c in enumerate(columns))  # type: ignore[index]
             identity = content_id({k: v for k, v in row.items() if k != ARRIVED})
-            events.setdefault(stem, []).append(blocks.Event(time, came, place, identity, values))
+            events.setdefault(stem, []).append((time, came, place, identity, values))
     distinct = [v["distinct"] for v in plan["values"]]
     kept = blocks.spare(plan["retention"])
     merges: list[tuple[Sequence[bytes], Merge]] = []
@@ -183,12 +183,12 @@ def _number(value: Any) -> Any:
     return to_us(value) if isinstance(value, datetime) else value
 
 
-def _merge_latest(rows: list[Any], stored: Sequence[Buffer | None]) -> Sequence[bytes | None] | None:
+def _merge_latest(rows: list[Any], stored: Sequence[Buffer | None]) -> Sequence[Buffer | None] | None:
     merged = latest.merge(stored[0], rows)
     return None if merged is None else (merged,)
 
 
 def _merge_events(
     events: list[blocks.Event], distinct: list[bool], retention: int, stored: Sequence[Buffer | None]
-) -> Sequence[bytes | None] | None:
+) -> Sequence[Buffer | None] | None:
     return blocks.merge(stored[0], stored[1], events, distinct, retention)

@@ -1,4 +1,4 @@
-"""Windows over sorted events for many (entity, time) questions at once. Vectorised; the meaning is ``windows.aggregate``.
+"""Windows over sorted events for many (entity, time) questions at once. Vectorised; the meaning is in ``windows``.
 
 Results do not depend on which other entities or older events are in the arrays: sums that are not exact are added up
 over exactly the window's events in order, so a training set has the same bytes whichever plan computed it.
@@ -44,6 +44,9 @@ def upper(time: Ints, start: Ints, stop: Ints, at: Ints) -> Ints:
     lo, hi = start.copy(), stop.copy()
     if len(time) == 0:
         return lo
+    packed = _packed_upper(time, start, stop, at)
+    if packed is not None:
+        return packed
     active = np.flatnonzero(lo < hi)
     while len(active):
         a, b = lo[active], hi[active]
@@ -54,6 +57,27 @@ def upper(time: Ints, start: Ints, stop: Ints, at: Ints) -> Ints:
         lo[active], hi[active] = a, b
         active = active[a < b]
     return lo
+
+
+def _packed_upper(time: Ints, start: Ints, stop: Ints, at: Ints) -> Ints | None:
+    """``upper`` by one search over (stretch, time) packed into an integer, where it fits; None where it does not.
+
+    A stretch is known by its first position, so stretches must not overlap and time must ascend within each.
+    """
+    first, last = int(time.min()), int(time.max())
+    if first == np.iinfo(np.int64).min:
+        return None
+    span = last - first + 2
+    edges = np.zeros(len(time) + 1, np.int64)
+    edges[start[start < stop]] = 1
+    stretch = np.cumsum(edges[:-1])
+    if span <= 0 or int(stretch[-1]) + 1 >= (1 << 62) // span:
+        return None
+    asked = np.where(start < stop, stretch[np.minimum(start, len(time) - 1)], 0)
+    # −1 lies before every time of the stretch, span − 2 is its last
+    clipped = np.clip(at, first - 1, last) - first
+    place = np.searchsorted(stretch * span + (time - first), asked * span + clipped, side="right")
+    return np.where(start < stop, np.clip(place, start, stop), start)
 
 
 def before(at: Ints, span: int) -> Ints:

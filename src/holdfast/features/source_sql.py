@@ -14,9 +14,18 @@ from holdfast.core.ports import Engine
 from holdfast.core.records import Json
 from holdfast.features.encoding import NEVER
 from holdfast.features.rows import ARRIVED
+from holdfast.features.windows import NUMERIC_ONLY
 
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+NOTHING = '"NULL"'
+"""The type of a column without any value."""
+INSTANTS = (
+    "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "DATE", "TIMESTAMP_NS", "TIMESTAMPTZ_NS", "TIMESTAMP_S", "TIMESTAMP_MS"
+)  # fmt: skip
 WIDE = ("UBIGINT", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE")
+
+
+SQL_TYPES = {"int64": "BIGINT", "float64": "DOUBLE", "string": "VARCHAR", "bool": "BOOLEAN", "timestamp": "BIGINT"}
 
 
 def quote(name: str) -> str:
@@ -31,13 +40,13 @@ def text(value: str) -> str:
 
 def micros(column: str, kind: str) -> str:
     """A column of this SQL type as microseconds UTC; nanoseconds are floored, naive values are UTC."""
-    if kind == "TIMESTAMP_NS":
+    if kind in ("TIMESTAMP_NS", "TIMESTAMPTZ_NS"):
         return f"((epoch_ns({column}) - ((epoch_ns({column}) % 1000) + 1000) % 1000) // 1000)"
     if kind in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE"):
         return f"epoch_us({column})"
     if kind in ("DATE", "TIMESTAMP_S", "TIMESTAMP_MS"):
         return f"epoch_us({column}::TIMESTAMP)"
-    if kind in INTEGERS:
+    if kind in INTEGERS or kind == NOTHING:
         return f"{column}::BIGINT"
     if kind == "VARCHAR":
         return f"epoch_us({column}::TIMESTAMPTZ)"
@@ -58,6 +67,8 @@ def key_class(kind: str) -> str:
         return "string"
     if kind == "BOOLEAN":
         return "bool"
+    if kind == NOTHING:
+        return "nothing"
     raise BadInput(f"a {kind} cannot be a join key", hint="use integers (nullable Int64 in pandas), text or booleans")
 
 
@@ -140,6 +151,8 @@ def field_sql(relation: Relation, column: str, dtype: str) -> str:
         hint="declare the field's type as it is",
     )
     numeric = kind in INTEGERS or kind in WIDE or kind.startswith("DECIMAL")
+    if kind == NOTHING:
+        return f"{name}::{SQL_TYPES[dtype]}"
     if dtype == "float64" and (numeric or kind == "BOOLEAN"):
         return f"CASE WHEN isnan({name}::DOUBLE) THEN NULL ELSE {name}::DOUBLE END"
     if dtype == "int64":
@@ -163,11 +176,11 @@ def value_sql(relation: Relation, value: Json) -> tuple[str, str]:
     kind, name = relation.need(column), quote(column)
     if kind in INTEGERS or kind == "BOOLEAN":
         sql, dtype = f"{name}::BIGINT", "int64"
-    elif kind in WIDE or kind.startswith("DECIMAL"):
+    elif kind in WIDE or kind.startswith("DECIMAL") or kind == NOTHING:
         sql, dtype = f"CASE WHEN isnan({name}::DOUBLE) THEN NULL ELSE {name}::DOUBLE END", "float64"
     elif kind == "VARCHAR" or kind.startswith("ENUM"):
         sql, dtype = f"{name}::VARCHAR", "string"
-    elif kind in ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "DATE", "TIMESTAMP_NS", "TIMESTAMP_S", "TIMESTAMP_MS"):
+    elif kind in INSTANTS:
         sql, dtype = micros(name, kind), "int64"
     else:
         raise BadData(f"source {relation.source!r}: column {column!r} is a {kind}, which cannot be aggregated")
@@ -190,7 +203,7 @@ class ViewQuery:
         self.engine = engine
         self.key_classes = {k: key_class(relation.need(k)) for k in plan["keys"]}
         for key, declared in plan["key_types"].items():
-            if self.key_classes[key] != declared:
+            if self.key_classes[key] not in (declared, "nothing"):
                 raise BadData(
                     f"source {plan['source']!r}: key {key!r} is {self.key_classes[key]}, declared {declared}",
                     hint="mend the schema or the file",
@@ -200,7 +213,7 @@ class ViewQuery:
         self.values = [v[0] for v in values]
         self.value_types = [v[1] for v in values]
         for aggregate in plan["aggregates"]:
-            if aggregate["function"] in ("sum", "mean", "std") and self.value_types[aggregate["value"]] == "string":
+            if aggregate["function"] in NUMERIC_ONLY and self.value_types[aggregate["value"]] == "string":
                 column = plan["values"][aggregate["value"]]["column"]
                 raise BadDefinition(
                     f"view {plan['name']!r}: {aggregate['function']} of {column!r}, which is text",
@@ -225,7 +238,7 @@ class ViewQuery:
             )
         self.sequence = f"coalesce({quote(sequence)}::BIGINT, ({NEVER})::BIGINT)" if sequence else f"({NEVER})::BIGINT"
 
-    def select(self, *, since: int | None, until: int | None, keys: bool, arrived_until: bool = True) -> str:
+    def select(self, *, since: int | None, until: int | None, keys: bool, ordered: bool = True) -> str:
         """The statement. ``keys`` joins to a table ``__keys`` of codes and key columns ``k0…``; bounds are inclusive."""
         plan = self.plan
         content = [quote(c) for c in sorted(self.relation.types) if c != ARRIVED]
@@ -244,7 +257,7 @@ class ViewQuery:
                 where.append(f"{self.time} <= {until}")
         if plan["arrival"]:
             where.append(f"{quote(plan['arrival'])} IS NOT NULL")
-        if self.late and until is not None and arrived_until:
+        if self.late and until is not None:
             where.append(f"{self.arrival} <= {until}")
         inner = f"SELECT {', '.join(parts)} FROM ({self.relation.sql}) AS source WHERE {' AND '.join(where)}"
         columns = ["__t", "__a", "__s", *(["__h"] if self.values else []), *(f"f{i}" for i in range(len(self.fields)))]
@@ -255,5 +268,5 @@ class ViewQuery:
             order = ", ".join(["__code", "__t", "__a", "__s", *ties])
             return f"SELECT k.__code AS __code, {', '.join('e.' + c for c in columns)} FROM ({inner}) AS e JOIN __keys AS k ON {on} ORDER BY {order}"
         named = [f"__k{i}" for i in range(len(plan["keys"]))]
-        order = ", ".join([*named, "__t", "__a", "__s", *ties])
-        return f"SELECT {', '.join([*named, *columns])} FROM ({inner}) AS e ORDER BY {order}"
+        order = ", ".join([*named, "__t", "__a", "__s", *ties]) if ordered else ""
+        return f"SELECT {', '.join([*named, *columns])} FROM ({inner}) AS e{' ORDER BY ' + order if ordered else ''}"

@@ -9,12 +9,8 @@ since its earliest arrival.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
-
 from holdfast.core.definitions import Aggregation, FeatureView, Field
-from holdfast.core.errors import BadDefinition, BadInput
+from holdfast.core.errors import BadDefinition
 from holdfast.core.records import Json
 
 NUMERIC_ONLY = ("sum", "mean", "std")
@@ -80,55 +76,3 @@ def aggregate_dtype(function: str, value_dtype: str) -> str:
 def empty_value(function: str) -> int | None:
     """What an aggregate is over nothing."""
     return 0 if function in COUNTS else None
-
-
-def aggregate(function: str, values: Sequence[Any]) -> Any:
-    """One aggregate of non-null values in order: the definition, for few rows."""
-    n = len(values)
-    if function == "count":
-        return n
-    if function in ("distinct", "approx_distinct"):
-        return len(set(values))
-    if not n:
-        return None
-    if function == "last":
-        return values[-1]
-    if function == "first":
-        return values[0]
-    if function == "min":
-        return min(values)
-    if function == "max":
-        return max(values)
-    if isinstance(values[0], str):
-        raise BadInput(f"{function} of text", hint="use count, distinct, min, max, first or last")
-    if function == "sum":
-        return finite_or_none(total(values))
-    if function == "mean":
-        return finite_or_none(total(values) / n)
-    if n < 2:
-        return None
-    return std(values)
-
-
-def total(values: Sequence[Any]) -> float:
-    """The sum as float64: exact and rounded once for integers, correctly rounded for floats."""
-    if all(type(v) is int for v in values):
-        return float(sum(values))
-    try:
-        return math.fsum(values)
-    except (OverflowError, ValueError):
-        return float(sum(values))
-
-
-def std(values: Sequence[Any]) -> float | None:
-    """The sample standard deviation, by two passes."""
-    n = len(values)
-    mean = total(values) / n
-    return (
-        finite_or_none(math.sqrt(total([(v - mean) ** 2 for v in values]) / (n - 1))) if math.isfinite(mean) else None
-    )
-
-
-def finite_or_none(value: float) -> float | None:
-    """NaN is null; infinities stay."""
-    return None if value != value else value

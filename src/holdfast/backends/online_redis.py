@@ -1,0 +1,137 @@
+"""The shared online store: Redis or Valkey. Values by key in one namespace; several hosts read and one pushes.
+
+A merge reads its group under WATCH and writes it in MULTI; when somebody else was faster it is done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from holdfast.core.errors import BadConfig, Unavailable
+from holdfast.core.ports import Buffer, Merge
+
+T = TypeVar("T")
+_META = b"\x00meta/"
+_BATCH = 500
+_TRIES = 100
+
+
+class RedisOnlineStore:
+    """``url`` like ``redis://host:6379/0``; ``?prefix=name`` keeps several workspaces apart on one server.
+
+    Raises:
+        BadConfig: the Redis client is not installed.
+    """
+
+    def __init__(self, url: str, *, prefix: bytes = b"hf:", timeout: float = 5.0) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise BadConfig("the Redis client is not installed", hint="pip install 'holdfast[redis]'") from error
+        self._redis = redis
+        self._prefix = prefix
+        base, _, query = url.partition("?")
+        options = [part for part in query.split("&") if part]
+        for option in list(options):
+            if option.startswith("prefix="):
+                self._prefix = option[len("prefix=") :].encode() + b":"
+                options.remove(option)
+        self._client = redis.Redis.from_url(
+            base + ("?" + "&".join(options) if options else ""), socket_timeout=timeout, socket_connect_timeout=timeout
+        )
+
+    def fetch(self, keys: Sequence[bytes], *, use: Callable[[list[Buffer | None]], T]) -> T:
+        if not keys:
+            return use([])
+        prefix = self._prefix
+        stored: list[Buffer | None] = self._call(lambda: self._client.mget([prefix + key for key in keys]))
+        return use(stored)
+
+    def update(self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None) -> None:
+        # a mark says that everything before it is there, so it goes with the last batch
+        batches = [groups[i : i + _BATCH] for i in range(0, len(groups), _BATCH)] or [()]
+        for i, batch in enumerate(batches):
+            marks = (meta or {}) if i == len(batches) - 1 else {}
+            self._call(lambda batch=batch, marks=marks: self._merge(batch, marks))  # type: ignore[misc]
+
+    def _merge(self, groups: Sequence[tuple[Sequence[bytes], Merge]], meta: Mapping[str, bytes]) -> None:
+        prefix = self._prefix
+        keys = list(dict.fromkeys(prefix + key for group, _ in groups for key in group))
+        for _ in range(_TRIES):
+            with self._client.pipeline() as pipe:
+                try:
+                    stored: dict[bytes, Buffer | None] = {}
+                    if keys:
+                        pipe.watch(*keys)
+                        stored = dict(zip(keys, pipe.mget(keys), strict=True))
+                    pipe.multi()
+                    self._queue(pipe, groups, stored)
+                    for name, value in meta.items():
+                        pipe.set(prefix + _META + name.encode(), value)
+                    pipe.execute()
+                    return
+                except self._redis.WatchError:
+                    continue
+        raise Unavailable("the online store is written by too many at once", hint="push through one feature server")
+
+    def _queue(self, pipe: Any, groups: Sequence[tuple[Sequence[bytes], Merge]], stored: dict[bytes, Buffer | None]) -> None:
+        for group, merge in groups:
+            names = [self._prefix + key for key in group]
+            old = [stored[name] for name in names]
+            new = merge(old)
+            if new is None:
+                continue
+            for name, value, before in zip(names, new, old, strict=True):
+                if value is before:
+                    continue
+                if value is None:
+                    pipe.delete(name)
+                else:
+                    pipe.set(name, bytes(value))
+                stored[name] = value  # a later group of the same keys sees it
+
+    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        start = len(self._prefix)
+        found: list[bytes] = []
+        for name in self._client.scan_iter(match=_escape(self._prefix + prefix) + b"*", count=1000):
+            if not name[start:].startswith(_META):
+                found.append(name)
+        for i in range(0, len(found), _BATCH):
+            part = sorted(found)[i : i + _BATCH]
+            for name, value in zip(part, self._client.mget(part), strict=True):
+                if value is not None:
+                    yield name[start:], value
+
+    def drop(self, prefix: bytes) -> int:
+        removed = 0
+        names = [self._prefix + key for key, _ in self.scan(prefix)]
+        for i in range(0, len(names), _BATCH):
+            removed += int(self._client.unlink(*names[i : i + _BATCH]))
+        return removed
+
+    def meta_get(self, name: str) -> bytes | None:
+        value: bytes | None = self._call(lambda: self._client.get(self._prefix + _META + name.encode()))
+        return value
+
+    def flush(self) -> None:
+        """Redis writes when its own settings say so; the push journal is the truth."""
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _call(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except self._redis.RedisError as error:
+            raise Unavailable(f"the online store cannot be reached: {error}", hint="check [online] url and that Redis runs") from error
+
+
+def _escape(text: bytes) -> bytes:
+    """A literal in Redis' glob language."""
+    out = bytearray()
+    for byte in text:
+        if byte in b"*?[]\\^-":
+            out += b"\\"
+        out.append(byte)
+    return bytes(out)
