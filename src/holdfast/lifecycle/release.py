@@ -202,6 +202,7 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     else:
         golden = json.loads(ws.objects.get(manifest.files[manifest.golden_file].sha256))["rows"]
         with fleet(ws, service.name, "staging", arguments=("--replay",)) as about:
+            _wait_loaded(about["address"])
             for row in golden:
                 status, answer = _post(
                     about["address"] + "/predict", {"rows": [row["request"]], "request_time": row["request_time"]}
@@ -231,6 +232,16 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
         tx.put(SMOKES, f"{service.name}/{version.content}", {**body, "at": at})
         tx.append("smoke", subject=service.name, body=body, at=at, actor=ws.actor)
     return evidence
+
+
+def _wait_loaded(address: str) -> None:
+    """Return when the server says it is ready, or after START_SECONDS: its answers then say what is wrong."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(address + "/health/ready", timeout=5) as response:  # noqa: S310  (our own loopback address)
+            if response.status == 200:
+                return
+        time.sleep(0.05)
 
 
 def _post(url: str, body: Json) -> tuple[int, Json]:

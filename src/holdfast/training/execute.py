@@ -41,7 +41,7 @@ class Data:
         return pd.DataFrame(self.X, columns=self.columns)
 
 
-class Candidate(Record):
+class Candidate(Record, frozen=True, kw_only=True):
     """One fitted candidate: its parameters, metrics on the tune rows, seconds to fit."""
 
     params: dict[str, Any]
@@ -49,7 +49,7 @@ class Candidate(Record):
     seconds: float
 
 
-class Fitted(Record):
+class Fitted(Record, frozen=True, kw_only=True):
     """What a fit brought back; files lie in the job folder's ``model``."""
 
     chosen: int
@@ -66,7 +66,16 @@ class Fitted(Record):
 
 
 def fit(
-    launcher: Launcher, job: Path, *, root: Path, module: str, model: Model, train: Data, tune: Data, sample: Array, timeout: float | None = None
+    launcher: Launcher,
+    job: Path,
+    *,
+    root: Path,
+    module: str,
+    model: Model,
+    train: Data,
+    tune: Data,
+    sample: Array,
+    timeout: float | None = None,
 ) -> Fitted:
     """Fit all candidates of ``model`` in a child process. ``sample`` (n, d) are rows the saved form is verified on.
 
@@ -80,16 +89,30 @@ def fit(
         X=train.X, y=train.y, times=train.times, X_tune=tune.X, y_tune=tune.y, times_tune=tune.times, sample=sample,
     )  # fmt: skip
     (job / "job.json").write_text(
-        json.dumps({"root": str(root), "module": module, "model": model.name, "columns": train.columns}), encoding="utf-8"
+        json.dumps({"root": str(root), "module": module, "model": model.name, "columns": train.columns}),
+        encoding="utf-8",
     )
     threads = str(os.cpu_count() or 1)
-    env = {**os.environ, "PYTHONHASHSEED": str(model.seed), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+    env = {
+        **os.environ,
+        "PYTHONHASHSEED": str(model.seed),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads),
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads are ruinous where the cores are shared
+    }
     status = launcher.run(
-        [sys.executable, "-m", "holdfast.training.execute", str(job)], cwd=root, env=env, log=job / "log.txt", timeout=timeout
+        [sys.executable, "-m", "holdfast.training.execute", str(job)],
+        cwd=root,
+        env=env,
+        log=job / "log.txt",
+        timeout=timeout,
     )
     result = job / "result.json"
     if status != 0 or not result.exists():
-        lines = (job / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines() if (job / "log.txt").exists() else []
+        lines = (
+            (job / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            if (job / "log.txt").exists()
+            else []
+        )
         last = lines[-1] if lines else f"the process ended with status {status}"
         raise BadDefinition(f"training {model.name!r} failed: {last}", hint=f"the whole log is in {job / 'log.txt'}")
     return msgspec.json.decode(result.read_bytes(), type=Fitted)
@@ -162,7 +185,9 @@ def _child(job: Path) -> None:
     ranked = [c.metrics.get(model.select, float("nan")) * (-1 if lower_is_better else 1) for _, c, _ in fitted]
     chosen = int(np.nanargmax(ranked))
     estimator, _, scores = fitted[chosen]
-    threshold, curve = choose_threshold(scores, arrays["y_tune"], model.threshold) if model.task == "binary" else (None, [])
+    threshold, curve = (
+        choose_threshold(scores, arrays["y_tune"], model.threshold) if model.task == "binary" else (None, [])
+    )
     saved = formats.save(estimator, job / "model", sample=arrays["sample"], task=model.task, columns=columns)
     result = Fitted(
         chosen=chosen, candidates=[c for _, c, _ in fitted], threshold=threshold, threshold_curve=curve, format=saved.format,
