@@ -87,6 +87,8 @@ def test_a_stretch_of_time_and_an_environment(tmp_path: Path) -> None:
         assert ids(tmp_path, since=2, compacting=compacting) == ["b", "c"]
         assert ids(tmp_path, environment="staging", compacting=compacting) == ["s"]
         assert len(ids(tmp_path, environment=None, compacting=compacting)) == 4
+        assert sorted(ids(tmp_path, ids=["c", "a", "nobody"], compacting=compacting)) == ["a", "c"]
+        assert ids(tmp_path, ids=[], compacting=compacting) == []
     assert predictions.read(tmp_path / "nothing").column_names[:3] == ["id", "service", "environment"]
 
 

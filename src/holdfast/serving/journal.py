@@ -245,7 +245,12 @@ def _settle(futures: list[asyncio.Future[bool]], ok: bool) -> None:
 
 
 def read(
-    folder: Path, *, since: int | None, until: int | None, environment: str | None = "production", **options: Any
+    folder: Path,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    environment: str | None = "production",
+    **options: Any,
 ) -> pa.Table:
     """The prediction log with since <= request_time < until; see ``serving.predictions.read``."""
     from holdfast.serving import predictions

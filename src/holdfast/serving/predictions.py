@@ -49,9 +49,11 @@ def read(
     since: int | None = None,
     until: int | None = None,
     environment: str | None = "production",
+    ids: Sequence[str] | None = None,
     compacting: bool = True,
 ) -> pa.Table:
-    """All answers with since <= request_time < until (µs), ordered by (request_time, received, id).
+    """All answers with since <= request_time < until (µs), or only those with ``ids``, ordered by (request_time,
+    received, id).
 
     Columns: id, service, environment, version, arm, key, request_time, received, score (double, or list for multiclass;
     null where the model failed), output, latency_us, replica, ``inputs.<name>``, ``features.<name>``. One row per
@@ -64,10 +66,10 @@ def read(
             compact(folder)
     with _lock(folder, fcntl.LOCK_SH):
         parts, live = _listing(folder)
-        tables = [t for p in parts if (t := _part(p, since, until)) is not None]
+        tables = [t for p in parts if (t := _part(p, since, until, ids)) is not None]
         tables += [t for p in live for t in _live(p)]
     _forget(folder, live)
-    tables = [t for t in (_narrow(t, since, until, environment) for t in tables) if t.num_rows]
+    tables = [t for t in (_narrow(t, since, until, environment, ids) for t in tables) if t.num_rows]
     if not tables:
         return BASE.empty_table()
     return _ordered(_once(concat(tables)))
@@ -172,8 +174,8 @@ def _merge(folder: Path) -> None:
         path.unlink()
 
 
-def _part(path: Path, since: int | None, until: int | None) -> pa.Table | None:
-    """A part's row groups that can hold rows of the stretch, by their statistics."""
+def _part(path: Path, since: int | None, until: int | None, ids: Sequence[str] | None) -> pa.Table | None:
+    """A part's row groups that can hold rows of the stretch, by their statistics, or that hold one of ``ids``."""
     file = pq.ParquetFile(path)
     column = file.schema_arrow.get_field_index("request_time")
     wanted = []
@@ -183,6 +185,10 @@ def _part(path: Path, since: int | None, until: int | None) -> pa.Table | None:
             if since is not None and stats.max < since:
                 continue
             if until is not None and stats.min >= until:
+                continue
+        if ids is not None:
+            held = file.read_row_group(i, columns=["id"])["id"]
+            if not pc.any(pc.is_in(held, value_set=pa.array(ids, pa.string()))).as_py():
                 continue
         wanted.append(i)
     return file.read_row_groups(wanted) if wanted else None
@@ -330,9 +336,13 @@ def concat(tables: Sequence[pa.Table]) -> pa.Table:
         return pa.concat_tables(out, promote_options="permissive")
 
 
-def _narrow(table: pa.Table, since: int | None, until: int | None, environment: str | None) -> pa.Table:
+def _narrow(
+    table: pa.Table, since: int | None, until: int | None, environment: str | None, ids: Sequence[str] | None
+) -> pa.Table:
     mask = None
     conditions = []
+    if ids is not None:
+        conditions.append(pc.is_in(table["id"], value_set=pa.array(ids, pa.string())))
     if since is not None:
         conditions.append(pc.greater_equal(table["request_time"], since))
     if until is not None:
