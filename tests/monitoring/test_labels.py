@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,7 +51,7 @@ def test_latest_wins_however_it_arrives(
         expected[key] = max(expected.get(key, (-1, -1, -1)), (at, i, value))
     reader = LabelStore(folder)
     borders = [0, *sorted(c for c in cuts if c < len(events)), len(events)]
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         LabelStore(folder).append([label(*e) for e in events[start:end]])
         reader.read()  # incremental reading ends in the same state
     want = {k: float(v[2]) for k, v in expected.items()}
@@ -144,6 +145,7 @@ def test_segments_roll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 _WRITER = """
 import sys
+from itertools import pairwise
 from pathlib import Path
 from holdfast.core.records import LabelRecord
 from holdfast.monitoring.labels import LabelStore

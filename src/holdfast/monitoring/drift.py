@@ -109,7 +109,7 @@ class _View:
     """What all tests of one check share."""
 
     weights: Array
-    length: float
+    whole_days: bool
     days: days.Days
 
 
@@ -137,18 +137,16 @@ def _watched(ref: Profile, drift: Drift, score: str) -> list[str]:
 def _view(ref: Profile, window: pa.Table, drift: Drift, times: Array | None) -> _View:
     if times is None and "request_time" in window.column_names:
         column = window.column("request_time")
-        times = np.asarray(
-            (
-                column.cast(pa.timestamp("us")).cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
-            ).to_numpy()
-        )
+        if pa.types.is_timestamp(column.type):
+            column = column.cast(pa.timestamp("us")).cast(pa.int64())
+        times = np.asarray(column.to_numpy())
     calendar = ref.calendar
     if times is None or not len(times):
-        weights, length = calendar.rows / calendar.rows.sum(), max(1.0, duration_us(drift.window) / DAY)
+        weights, length = calendar.rows / calendar.rows.sum(), duration_us(drift.window) / DAY
     else:
         start, end = int(times.min()), int(times.max()) + 1
-        weights, length = sketch.like_for_like(calendar, start, end), max(1.0, math.ceil((end - start) / DAY * 4) / 4)
-    return _View(weights, length, days.Days(calendar.days, length, weights, calendar.rows))
+        weights, length = sketch.like_for_like(calendar, start, end), math.ceil((end - start) / DAY * 4) / 4
+    return _View(weights, length > 0.75, days.Days(calendar.days, length, weights, calendar.rows))
 
 
 def _numeric(
@@ -252,7 +250,7 @@ def _categorical(ref: Profile, name: str, window: pa.Table, view: _View, drift: 
 
 
 def _mix_p(counts: Array, expected: Array, n: int, m: float, base: sketch.Categorical, view: _View) -> float:
-    """Two-sample chi-squared over categories with enough rows, divided by the mean design effect, as an F-test."""
+    """Two-sample chi-squared over categories with enough rows, corrected for how days differ, as an F-test."""
     pooled = (counts + expected * m) / (n + m)
     big = pooled * min(n, m) >= 5
     observed, wanted = counts[big] / n, expected[big]
@@ -270,11 +268,14 @@ def _mix_p(counts: Array, expected: Array, n: int, m: float, base: sketch.Catego
     used = base.days.sum(axis=0) > 0
     spread = view.days.between(share[:, used], per_day)
     level = base.days[:, used].sum(axis=0) / max(base.days.sum(), 1)
-    noise = level * (1 - level) * scale
-    extra = float(spread.variance.sum() / max(noise.sum(), 1e-12)) if used.any() else 0.0
+    extra = float((spread.variance / np.maximum(level, 1e-12)).sum() / scale)
+    # Days differ in few directions: all of that variance is put into one, beside df - 1 of pure sampling, and the
+    # sum is taken for a scaled chi-squared with the same two moments (Satterthwaite).
     df = len(observed) - 1
-    freedom = days.satterthwaite(1.0, extra, float(spread.freedom.min()) if used.any() else math.inf)
-    return tails.f_sf(chi2 / (1 + extra) / df, df, freedom)
+    first, second = df + extra, (1 + extra) ** 2 + (df - 1)
+    near = first**2 / second
+    freedom = days.satterthwaite(1.0, extra, float(spread.freedom.min()) if len(spread.freedom) else math.inf)
+    return tails.f_sf(chi2 * first / second / near, near, freedom)
 
 
 def _missing(
@@ -396,7 +397,8 @@ def _rate_p(count: int, n: int, expected: float, m: float, by_day: Array, day_ro
 
 def _dependence(ref: Profile, view: _View, codes: dict[str, Array], skip: set[str]) -> list[_Test]:
     names = [n for n in ref.pair_names if n in codes and n not in skip and n != "score"]
-    if len(names) < 2 or not len(ref.pair_n):
+    # Part of a day lacks what columns share over its hours, so it cannot be held against whole days.
+    if len(names) < 2 or not len(ref.pair_n) or not view.whole_days:
         return []
     length = len(codes[names[0]])
     chosen = reference.pair_sample(length)

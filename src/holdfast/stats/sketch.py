@@ -126,6 +126,8 @@ def numeric(values: Array, strata: Array, days: Array, day_count: int) -> Numeri
         finite = clean[np.isfinite(clean)]
         if len(finite):
             low, high = (float(q) for q in np.quantile(finite, [TAIL, 1 - TAIL]))
+            hair = _hair(float(finite.min()), float(finite.max()))
+            low, high = low - hair, high + hair
             quantiles = np.quantile(finite, [0.05, 0.25, 0.5, 0.75, 0.95])
     tail = keep & ((values < low) | (values > high))
     return Numeric(
@@ -180,9 +182,13 @@ def _cuts(clean: Array) -> Array:
         positions = np.linspace(0, len(ordered) - 1, CUTS).round().astype(np.int64)
         picked = ordered[positions]
         distinct = picked[np.concatenate([[True], picked[1:] != picked[:-1]])]
-    spread = float(distinct[-1] - distinct[0])
-    hair = 1e-9 * (spread if spread > 0 else max(abs(float(distinct[0])), 1e-300) * 1e3)
+    hair = _hair(float(distinct[0]), float(distinct[-1]))
     return np.concatenate([[distinct[0] - hair], distinct + hair])
+
+
+def _hair(low: float, high: float) -> float:
+    """What is less than rounding noise for values between these."""
+    return 1e-9 * (high - low) if high > low else max(1e-6 * abs(low), 1e-9)
 
 
 def _novelty(codes: Array, days: Array, counts: Array, day_count: int) -> float:
