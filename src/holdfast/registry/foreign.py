@@ -15,7 +15,6 @@ from holdfast.core.errors import BadInput, NotTrusted
 from holdfast.core.identity import canonical
 from holdfast.core.ports import Objects
 from holdfast.core.records import FieldSpec, FileRef, Package, Record
-from holdfast.formats.sniff import sniff
 from holdfast.registry.package import check_file_name
 
 
@@ -92,6 +91,9 @@ def as_package(
         BadInput: the tree holds no model this can read.
         NotTrusted: the model is a pickle; its SHA-256 and the command that would trust it are named.
     """
+    # The formats need NumPy; the server, which only pins trees, starts without it.
+    from holdfast.formats.sniff import sniff
+
     tree = load(objects, content)
     if not tree.files:
         raise BadInput(
@@ -130,8 +132,7 @@ def as_package(
 
 def input_names(objects: Objects, content: str) -> list[str]:
     """The model's input columns as its MLflow signature names them; empty where it has none."""
-    flavors = _mlmodel(objects, load(objects, content))
-    signature = flavors.get("signature") if isinstance(flavors, dict) else None
+    signature = _mlmodel(objects, load(objects, content)).get("signature")
     try:
         columns = msgspec.json.decode(signature["inputs"]) if signature else []
         return [c["name"] for c in columns if c.get("type") != "tensor"]
@@ -140,7 +141,7 @@ def input_names(objects: Objects, content: str) -> list[str]:
 
 
 def _model_file(objects: Objects, tree: Tree, name: str) -> str:
-    flavors = (_mlmodel(objects, tree) or {}).get("flavors")
+    flavors = _mlmodel(objects, tree).get("flavors")
     if isinstance(flavors, dict):
         for flavor, field in (("onnx", "data"), ("sklearn", "pickled_model")):
             found = flavors.get(flavor)
