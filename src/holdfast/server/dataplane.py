@@ -64,7 +64,9 @@ def guard(access: Access) -> Callable[[Request], Response | None]:
     """``access`` as a listener's guard."""
 
     def check(request: Request) -> Response | None:
-        problem = access.check(request.headers, role=role_of(request.method, request.path))
+        role = role_of(request.method, request.path)
+        # Probes come to an address, not a name, and learn nothing.
+        problem = None if role is None else access.check(request.headers, role=role)
         if problem is None:
             return None
         answer = from_error(problem)

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import venv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from holdfast.cli.image import image as image_command
+from holdfast.cli.image import manifests
+from holdfast.core.errors import BadInput
+from holdfast.registry import versions
+from holdfast.serving import image
+from holdfast.workspace import Workspace
+from tests.serving.world import add_package, serving
+
+BASE = "python@sha256:" + "a" * 64
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("base", ["python:3.11-slim", "python@sha256:abc", "python:3.11\nRUN rm", BASE + "\nRUN x"])
+def test_the_base_must_be_pinned(base: str) -> None:
+    with pytest.raises(BadInput):
+        image.dockerfile(base=base, service="toy", local_wheel=None, hashed=False)
+
+
+def test_the_dockerfile_runs_as_nobody_special_and_never_through_a_shell() -> None:
+    text = image.dockerfile(base=BASE, service="toy", local_wheel="holdfast-0.1-py3-none-any.whl", hashed=True)
+    for line in text.splitlines():
+        if line.startswith(("RUN ", "CMD ")):
+            assert isinstance(json.loads(line[4:]), list)
+    assert f"USER {image.USER}" in text and "HEALTHCHECK" in text and "--require-hashes" in text
+    with pytest.raises(BadInput):
+        image.dockerfile(base=BASE, service="toy; rm -rf /", local_wheel=None, hashed=False)
+
+
+def folder_digest(folder: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_the_context_is_reproducible_and_its_store_serves_the_version(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = add_package(workspace)
+    versions.create(workspace.ledger, "toy", content=content, run_id=None, at=1, actor="me")
+    monkeypatch.chdir(workspace.root)
+    for name in ("one", "two"):
+        done = CliRunner().invoke(
+            image_command, ["toy@1", str(tmp_path / name), "--base", BASE], catch_exceptions=False
+        )
+        assert done.exit_code == 0, done.output
+    assert folder_digest(tmp_path / "one") == folder_digest(tmp_path / "two")
+    pins = (tmp_path / "one" / "requirements.lock").read_text().splitlines()
+    assert all("==" in p for p in pins) and any(p.startswith("onnxruntime==") for p in pins)
+    assert not any(p.startswith(("pytest", "scikit-learn")) for p in pins)
+    with Workspace.open(tmp_path / "one" / "workspace") as baked, serving(baked, "--replicas", "1") as server:
+        server.until_version(1)
+        assert server.predict({"a": 1.0, "b": 0.0})[0] == 200
+
+
+def written(tmp_path: Path) -> dict[str, Any]:
+    done = CliRunner().invoke(
+        manifests, ["fraud_detection", str(tmp_path), "--image", "r.example/fraud@sha256:" + "b" * 64]
+    )
+    assert done.exit_code == 0, done.output
+    return {p.name: YAML(typ="safe").load(p.read_text()) for p in tmp_path.glob("*.yaml")}
+
+
+def test_manifests_keep_replicas_up_while_they_change(tmp_path: Path) -> None:
+    files = written(tmp_path)
+    assert set(files) == {"deployment.yaml", "service.yaml", "autoscaler.yaml", "disruption.yaml", "compose.yaml"}
+    spec = files["deployment.yaml"]["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    container = spec["template"]["spec"]["containers"][0]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
+    assert (
+        spec["template"]["spec"]["securityContext"]["runAsNonRoot"]
+        and container["securityContext"]["readOnlyRootFilesystem"]
+    )
+    labels = spec["template"]["metadata"]["labels"]
+    assert (
+        files["service.yaml"]["spec"]["selector"]
+        == labels
+        == files["disruption.yaml"]["spec"]["selector"]["matchLabels"]
+    )
+    assert files["autoscaler.yaml"]["spec"]["scaleTargetRef"]["name"] == files["deployment.yaml"]["metadata"]["name"]
+    assert "token" in json.dumps(container["env"][0]["valueFrom"]["secretKeyRef"])
+    assert "httpchk GET /health/ready" in (tmp_path / "haproxy.cfg").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "-", "x" * 80])
+def test_names_kubernetes_does_not_take(name: str) -> None:
+    with pytest.raises(BadInput):
+        image.dns_name(name)
+
+
+@pytest.mark.peer
+def test_manifests_are_valid_kubernetes(tmp_path: Path) -> None:
+    peer = ROOT / ".cache" / "peers" / "k8s"
+    python = peer / "bin" / "python"
+    if not (peer / "bin" / "kubernetes-validate").exists():
+        venv.create(peer, with_pip=True)
+        done = subprocess.run(
+            [python, "-m", "pip", "install", "-q", "-r", ROOT / "tests" / "peers" / "k8s.txt"], check=False
+        )
+        if done.returncode:
+            if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
+                pytest.fail("kubernetes-validate cannot be installed")
+            pytest.skip("kubernetes-validate cannot be installed here")
+    written(tmp_path)
+    files = [str(p) for p in tmp_path.glob("*.yaml") if p.name != "compose.yaml"]
+    done = subprocess.run(
+        [peer / "bin" / "kubernetes-validate", "--strict", *files], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    broken = tmp_path / "broken.yaml"
+    broken.write_text((tmp_path / "deployment.yaml").read_text().replace("maxSurge", "maxSurgery"))
+    assert subprocess.run(
+        [peer / "bin" / "kubernetes-validate", "--strict", broken], capture_output=True, check=False
+    ).returncode
