@@ -21,7 +21,7 @@ _SCALE = 1000  # milliseconds in filters, microseconds in the store
 
 _TOKEN = re.compile(
     r"""\s*(?:
-      (?P<string>'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.)*")
+      (?P<string>'(?:[^']|'')*'|"[^"]*")
     | (?P<tick>`[^`]*`)
     | (?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\w.]))
     | (?P<comparator>!=|<>|>=|<=|=|>|<)
