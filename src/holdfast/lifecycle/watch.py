@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.core.errors import NotFound
@@ -11,6 +13,7 @@ from holdfast.core.records import Package, Release, Report
 
 if TYPE_CHECKING:
     from holdfast.core.definitions import Service
+    from holdfast.monitoring.labels import LabelStore
     from holdfast.workspace import Workspace
 
 
@@ -23,7 +26,6 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
         NotFound: the project has no such service, or nothing of it answers.
     """
     from holdfast.monitoring import alerts, report, watch
-    from holdfast.monitoring.labels import LabelStore
     from holdfast.registry import versions
     from holdfast.serving import journal
 
@@ -37,7 +39,7 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
         duration_us(service.monitor.window), duration_us(service.monitor.drift.window) if service.monitor.drift else DAY
     )
     predictions = journal.read(workspace.path("predictions", service_name), since=now - span, until=now)
-    labels = LabelStore(workspace.path("labels", service_name)).read()
+    labels = _labels(workspace.path("labels", service_name)).read(ids=predictions["id"].to_pylist())
     profile = None
     if package.reference_file is not None:
         profile = workspace.objects.get(package.files[package.reference_file].sha256)
@@ -47,6 +49,11 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
         from holdfast.training import runs
 
         own = holdout(runs.get(workspace.runs, version.run_id).metrics)
+    verdict = versions.verdict(workspace.ledger, release.model, release.champion.version)
+    for result in verdict.results if verdict is not None else []:
+        kind, _, metric = result.check.partition(":")
+        if kind == "performance" and result.figure is not None:
+            own[metric] = result.figure
     reports = watch.look(
         service,
         predictions,
@@ -65,6 +72,14 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     if deliver:
         send(workspace, service_name)
     return reports
+
+
+@functools.lru_cache(maxsize=16)
+def _labels(folder: Path) -> LabelStore:
+    """One store a folder and process, so that a turn reads only the labels that are new."""
+    from holdfast.monitoring.labels import LabelStore
+
+    return LabelStore(folder)
 
 
 def holdout(figures: Mapping[str, float]) -> dict[str, float]:

@@ -11,14 +11,13 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 
 from holdfast.core import files
@@ -32,14 +31,11 @@ _FRAME_BYTES = 64 << 20
 
 
 @dataclass
-class _Columns:
-    """Decoded frames of one segment, and how far it was read."""
+class _Segment:
+    """How far a segment was read, and how many records that were."""
 
-    ids: list[str]
-    values: list[Any]
-    at: list[int]
-    sequence: list[int]
     upto: int = 0
+    records: int = 0
 
 
 class LabelStore:
@@ -47,7 +43,8 @@ class LabelStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._read: dict[str, _Columns] = {}
+        self._read: dict[str, _Segment] = {}
+        self._latest: dict[str, tuple[int, int, Any]] = {}
         self._mutex = threading.Lock()
 
     def append(self, records: Sequence[LabelRecord]) -> int:
@@ -78,40 +75,41 @@ class LabelStore:
             self._write(path, size, _HEAD.pack(len(frame), zlib.crc32(frame)) + frame)
         return len(records)
 
-    def read(self, since: int | None = None) -> pa.Table:
+    def read(self, since: int | None = None, *, ids: Iterable[str] | None = None) -> pa.Table:
         """The latest label of every prediction: columns prediction_id, value, at, sequence; in order of ``at``.
 
         ``value`` is float64 where all values are numbers or booleans, text otherwise. ``since`` keeps labels with
-        at >= since. Frames read once are kept, so reading again costs only what is new.
+        at >= since, ``ids`` those of these predictions. What was read once is kept, so reading again costs only what
+        is new.
 
         Raises:
             Damaged: acknowledged bytes are not what was written.
         """
         with self._mutex:
-            parts = self._refresh()
-            ids = [i for p in parts for i in p.ids]
-            values = [v for p in parts for v in p.values]
-            at = np.array([a for p in parts for a in p.at], np.int64)
-            sequence = np.array([s for p in parts for s in p.sequence], np.int64)
-        numbers = all(not isinstance(v, str) for v in values)
-        array = (
-            pa.array([float(v) for v in values], pa.float64())
-            if numbers
-            else pa.array([_text(v) for v in values], pa.string())
-        )
-        table = pa.table({"prediction_id": pa.array(ids, pa.string()), "value": array, "at": at, "sequence": sequence})
-        table = table.take(pa.array(_latest(table["prediction_id"], at, sequence)))
+            self._refresh()
+            if ids is None:
+                found = list(self._latest.items())
+            else:
+                found = [(i, label) for i in dict.fromkeys(ids) if (label := self._latest.get(i)) is not None]
         if since is not None:
-            import pyarrow.compute as pc
-
-            table = table.filter(pc.greater_equal(table["at"], since))
-        return table
+            found = [f for f in found if f[1][0] >= since]
+        found.sort(key=_order)
+        values = [label[2] for _, label in found]
+        if all(not isinstance(v, str) for v in values):
+            array = pa.array([float(v) for v in values], pa.float64())
+        else:
+            array = pa.array([_text(v) for v in values], pa.string())
+        return pa.table({
+            "prediction_id": pa.array([i for i, _ in found], pa.string()), "value": array,
+            "at": pa.array([label[0] for _, label in found], pa.int64()),
+            "sequence": pa.array([label[1] for _, label in found], pa.int64()),
+        })  # fmt: skip
 
     def count(self) -> dict[str, int]:
         """How many labels were added (``added``), and of how many predictions (``predictions``)."""
         with self._mutex:
-            parts = self._refresh()
-            return {"added": sum(len(p.ids) for p in parts), "predictions": len({i for p in parts for i in p.ids})}
+            self._refresh()
+            return {"added": sum(s.records for s in self._read.values()), "predictions": len(self._latest)}
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -133,7 +131,7 @@ class LabelStore:
             return self.folder / f"{0:020d}{_SUFFIX}", 0, 0
         last = segments[-1]
         known = self._read[last.name]
-        return last, known.upto, int(last.stem) + len(known.ids)
+        return last, known.upto, int(last.stem) + known.records
 
     def _write(self, path: Path, size: int, data: bytes) -> None:
         fresh = not path.exists()
@@ -156,15 +154,14 @@ class LabelStore:
     def _segments(self) -> list[Path]:
         return sorted(self.folder.glob(f"*{_SUFFIX}")) if self.folder.is_dir() else []
 
-    def _refresh(self) -> list[_Columns]:
+    def _refresh(self) -> None:
         segments = self._segments()
         for i, path in enumerate(segments):
-            known = self._read.setdefault(path.name, _Columns([], [], [], []))
+            known = self._read.setdefault(path.name, _Segment())
             if i == len(segments) - 1 or not known.upto or path.stat().st_size > known.upto:
                 self._scan(path, known, last=i == len(segments) - 1)
-        return [self._read[p.name] for p in segments]
 
-    def _scan(self, path: Path, known: _Columns, *, last: bool) -> None:
+    def _scan(self, path: Path, known: _Segment, *, last: bool) -> None:
         with path.open("rb") as f:
             f.seek(known.upto)
             data = f.read()
@@ -175,10 +172,11 @@ class LabelStore:
             if len(frame) < length or zlib.crc32(frame) != crc:
                 break
             ids, values, instants, sequences, _ = msgspec.msgpack.decode(frame)
-            known.ids += ids
-            known.values += values
-            known.at += instants
-            known.sequence += sequences
+            for label in zip(ids, instants, sequences, values, strict=True):
+                before = self._latest.get(label[0])
+                if before is None or before[:2] < label[1:3]:
+                    self._latest[label[0]] = label[1:]
+            known.records += len(ids)
             at += _HEAD.size + length
         known.upto += at
         rest = len(data) - at
@@ -223,15 +221,5 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _latest(ids: pa.ChunkedArray, at: Any, sequence: Any) -> Any:
-    """Indices of the greatest (at, sequence) per id, in order of (at, sequence)."""
-    if not len(ids):
-        return np.zeros(0, np.int64)
-    codes = ids.combine_chunks().dictionary_encode()
-    if isinstance(codes, pa.ChunkedArray):
-        codes = codes.unify_dictionaries().combine_chunks()
-    code = np.asarray(codes.indices.to_numpy(zero_copy_only=False), np.int64)
-    order = np.lexsort((sequence, at))
-    newest = np.zeros(int(code.max()) + 1, np.int64)
-    newest[code[order]] = np.arange(len(order))
-    return order[np.sort(newest)]
+def _order(item: tuple[str, tuple[int, int, Any]]) -> tuple[int, int, str]:
+    return item[1][0], item[1][1], item[0]
