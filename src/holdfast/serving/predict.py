@@ -86,10 +86,11 @@ class State:
         request = champion.model.package.request
         self.schema = Schema(request, optional=optional, max_rows=max_rows)
         self.keys = [self.schema.names.index(k) for k in champion.model.keys]
-        self.ranges = [
-            (i, f.name, f.low, f.high) for i, f in enumerate(champion.model.package.inputs)
-            if f.low is not None and f.high is not None and not f.strict
-        ]  # fmt: skip
+        specs = champion.model.package.inputs
+        self.low = np.array([-np.inf if f.low is None or f.strict else f.low for f in specs])
+        self.high = np.array([np.inf if f.high is None or f.strict else f.high for f in specs])
+        self.ranged = bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
+        self.names = [f.name for f in specs]
         inputs = [(f.name, f.dtype) for f in self.schema.fields]
         for side in sides:
             package = side.model.package if side.model is not None else champion.model.package
@@ -328,7 +329,7 @@ class Predictions:
         if logged is False:
             self.metrics.unlogged.inc(n)
         self._count(side.version, side.arm).inc(n)
-        if side.arm == "champion" and call.state.ranges:
+        if side.arm == "champion" and call.state.ranged:
             self._notice_ranges(call.state, matrix)
         shadow = call.state.shadow
         if shadow is not None:
@@ -413,15 +414,11 @@ class Predictions:
             self.metrics.shadow_dropped.inc(len(rows))
 
     def _notice_ranges(self, state: State, matrix: Any) -> None:
-        for i, name, low, high in state.ranges:
-            column = matrix[:, i]
-            outside = (
-                int(((column < low) | (column > high)).sum())
-                if len(column) > 1
-                else int(column[0] < low or column[0] > high)
-            )
-            if outside:
-                self.metrics.range_notices.labels(name).inc(outside)
+        outside = (matrix < state.low) | (matrix > state.high)
+        if outside.any():
+            for i, n in enumerate(outside.sum(axis=0).tolist()):
+                if n:
+                    self.metrics.range_notices.labels(state.names[i]).inc(n)
 
     def _count(self, version: int, arm: str) -> Any:
         child = self._counts.get((version, arm))
