@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from holdfast.cli.output import emit, json_option, say, table
@@ -11,25 +13,53 @@ from holdfast.cli.output import emit, json_option, say, table
 @click.argument("version")
 @click.option("--service", help="Whose gate, where several services use this model.")
 @click.option("--definitions", help="Another definitions module than the project's.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, dir_okay=False), help="Held-out rows (CSV, parquet), for a version without a training set here."
+)
+@click.option("--label", help="The column of --data that holds the truth.")
+@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
+@click.option("--rule", "rules", multiple=True, help="With --data, a rule where no service declares a gate: accuracy>=0.9.")
 @json_option
-def check(version: str, service: str | None, definitions: str | None, as_json: bool) -> None:
+def check(
+    version: str,
+    service: str | None,
+    definitions: str | None,
+    data: Path | None,
+    label: str | None,
+    task: str,
+    rules: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Measure VERSION (name@7, name@latest) against its gate on held-out rows and attach the verdict. Exits with 1 unless
     it passes."""
     from holdfast.core.errors import NotFound
     from holdfast.core.project import load
-    from holdfast.lifecycle import candidate
+    from holdfast.lifecycle import candidate, outside
     from holdfast.registry import versions
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as ws:
         found = versions.resolve(ws.ledger, version)
-        services = load(ws.root, definitions or ws.settings.definitions).services
+        try:
+            services = load(ws.root, definitions or ws.settings.definitions).services
+        except NotFound:
+            if not rules:
+                raise
+            services = {}
         owners = [s for s in services.values() if s.model.name == found.name and service in (None, s.name)]
-        if not owners:
+        if owners and rules:
+            raise click.UsageError(f"service {owners[0].name!r} declares the gate of {found.name!r}; --rule is for models without one")
+        if not owners and not (data and rules):
             raise NotFound(
                 f"no service of the project has a gate for {found.name!r}", hint="declare one with hf.Service(gate=hf.Gate(…))"
             )
-        verdict = candidate.check(ws, owners[0], found, at=ws.clock.now(), progress=lambda *_: None)
+        if data is not None:
+            if label is None:
+                raise click.UsageError("--data needs --label COLUMN")
+            gate = owners[0].gate if owners else outside.rules_from_text(rules)
+            verdict = outside.check_file(ws, found, gate, data=data, label=label, task=task, at=ws.clock.now())  # type: ignore[arg-type]
+        else:
+            verdict = candidate.check(ws, owners[0], found, at=ws.clock.now(), progress=lambda *_: None)
 
     def text() -> None:
         rows = [

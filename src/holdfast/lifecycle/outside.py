@@ -1,0 +1,174 @@
+"""The gate for a version that came without a project (an MLflow client logged it): measured on a file of rows.
+
+Nothing of the file is trusted to be held out but the caller's word, and the verdict's evidence says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from holdfast.core.definitions import Gate, Rule
+from holdfast.core.errors import BadData, BadInput, NotFound
+from holdfast.core.identity import canonical
+from holdfast.core.records import FieldSpec, ModelVersion, Package, Verdict
+from holdfast.registry.foreign import Task
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from holdfast.workspace import Workspace
+
+
+def check_file(
+    ws: Workspace,
+    version: ModelVersion,
+    gate: Gate,
+    *,
+    data: Path,
+    label: str,
+    task: Task = "binary",
+    threshold: float | None = None,
+    at: int,
+) -> Verdict:
+    """Measure ``version`` by ``gate`` on the rows of a CSV or parquet file, attach the verdict, return it.
+
+    The model's columns are those its signature names, else all columns but the label and those the gate groups by, in
+    the file's order. Empty cells are missing values.
+
+    Raises:
+        NotFound: no such file, or it lacks a column.
+        BadData: a column of the model is not numbers.
+        BadInput, NotTrusted: the version holds no model the gate can load.
+    """
+    from holdfast import formats
+    from holdfast.registry import package as packages
+    from holdfast.registry import versions, waivers
+    from holdfast.validation import evidence
+    from holdfast.validation.gate import decide
+
+    if not gate.rules:
+        raise BadInput(
+            f"there are no rules to measure {version.name}@{version.version} by",
+            hint="declare a gate for it, or give --rule",
+        )
+    table = _read(data)
+    groups = {str(r.options["group"]) for r in gate.rules if r.options.get("group")}
+    for name in (label, *groups):
+        if name not in table.column_names:
+            raise NotFound.among(f"column of {data.name}", name, table.column_names)
+    manifest = _manifest(
+        ws, version, [c for c in table.column_names if c != label and c not in groups], task, threshold
+    )
+    columns = [f.name for f in manifest.inputs]
+    lacking = [c for c in columns if c not in table.column_names]
+    if lacking:
+        raise NotFound.among(f"column of {data.name}", lacking[0], table.column_names)
+    folder = packages.unpack(ws.objects, manifest, ws.path("packages", version.content))
+    predictor = formats.load(folder, manifest, trusted=lambda sha256: waivers.trusted(ws.ledger, sha256))
+    context = evidence.Context(
+        predictor=predictor,
+        package=manifest,
+        X=np.column_stack([_numbers(table, c, data) for c in columns]),
+        y=_labels(table, label, data),
+        groups={g: np.asarray(table[g].to_pylist(), dtype=object) for g in groups},
+        folder=folder,
+        threshold=manifest.threshold,
+    )
+    measured = evidence.measure(context, gate.rules)
+    verdict = decide(
+        measured,
+        gate.rules,
+        model=version.name,
+        version=version.version,
+        content=version.content,
+        at=at,
+        waivers=waivers.active(ws.ledger, version.name, version.version, at=at),
+    )
+    ws.objects.put(canonical([msgspec.to_builtins(e) for e in measured]))
+    versions.attach_verdict(ws.ledger, verdict, at=at, actor=ws.actor)
+    return verdict
+
+
+def rules_from_text(texts: Sequence[str]) -> Gate:
+    """A gate from rules as people type them: ``accuracy>=0.9``, ``log_loss<=0.3``.
+
+    Raises:
+        BadInput: not a rule.
+    """
+    import re
+
+    from holdfast.core.definitions import at_least, at_most
+
+    rules: list[Rule] = []
+    for text in texts:
+        match = re.fullmatch(r"\s*([a-z_0-9]+)\s*(>=|<=)\s*([0-9.eE+-]+)\s*", text)
+        try:
+            if match is None:
+                raise ValueError
+            value = float(match[3])
+        except ValueError:
+            raise BadInput(f"{text!r} is no rule", hint="write it like accuracy>=0.9 or log_loss<=0.3") from None
+        rules.append(at_least(match[1], value) if match[2] == ">=" else at_most(match[1], value))
+    return Gate(*rules)
+
+
+def _manifest(ws: Workspace, version: ModelVersion, columns: list[str], task: Task, threshold: float | None) -> Package:
+    from holdfast.registry import foreign
+    from holdfast.registry import package as packages
+
+    try:
+        return packages.load(ws.objects, version.content)
+    except BadInput:
+        named = foreign.input_names(ws.objects, version.content) or columns
+    return foreign.as_package(
+        ws.objects,
+        version.content,
+        name=version.name,
+        inputs=[FieldSpec(name=n, dtype="float64") for n in named],
+        task=task,
+        threshold=threshold if threshold is not None or task != "binary" else 0.5,
+        classes=[0, 1] if task == "binary" else (),
+        run_id=version.run_id,
+    )
+
+
+def _read(path: Path) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise NotFound(f"there is no file {path}", hint="give a CSV or parquet file with --data")
+    try:
+        table = pa.parquet.read_table(path) if path.suffix == ".parquet" else pa.csv.read_csv(path)
+    except pa.ArrowInvalid as error:
+        raise BadData(f"{path.name} cannot be read: {str(error)[:200]}", hint="give a CSV or parquet file") from None
+    if table.num_rows == 0:
+        raise BadData(f"{path.name} has no rows")
+    return table
+
+
+def _numbers(table: pa.Table, name: str, path: Path) -> Any:
+    import pyarrow as pa
+
+    try:
+        column = table[name].cast(pa.float64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise BadData(
+            f"column {name!r} of {path.name} is not numbers", hint="the gate feeds numbers; encode it first"
+        ) from None
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _labels(table: pa.Table, name: str, path: Path) -> Any:
+    column = table[name]
+    if column.null_count:
+        raise BadData(
+            f"{column.null_count} rows of {path.name} have no {name!r}", hint="leave out rows without a label"
+        )
+    return np.asarray(column.to_pylist())
