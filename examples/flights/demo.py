@@ -103,9 +103,9 @@ class Demo:
             shutil.copy(HERE / name, self.root / name)
         (self.root / "holdfast.toml").write_text('definitions = "definitions"\nclock = "replay"\n', encoding="utf-8")
         (self.root / ".gitignore").write_text(".holdfast/\n__pycache__/\n", encoding="utf-8")
-        deliver_history(self.raw, self.root / "data", range(1, 3))
         subprocess.run(["git", "init", "-q", "-b", "main"], cwd=self.root, check=True)
         self.commit("the flights project")
+        deliver_history(self.raw, self.root / "data", range(1, 3))
 
     def commit(self, message: str) -> None:
         who = ["-c", "user.name=demo", "-c", "user.email=demo@localhost"]
