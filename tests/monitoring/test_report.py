@@ -7,8 +7,8 @@ from holdfast.core.records import Signal
 from holdfast.monitoring import report
 
 
-def signal(value: float | None = 0.1, alarm: bool = False, statistic: str = "ks") -> Signal:
-    return Signal(name="x", family="shape", statistic=statistic, value=value, alarm=alarm)
+def signal(value: float | None = 0.1, alarm: bool = False) -> Signal:
+    return Signal(name="x", family="shape", statistic="ks", value=value, alarm=alarm)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,13 @@ def signal(value: float | None = 0.1, alarm: bool = False, statistic: str = "ks"
         ("drift", [signal(), signal(alarm=True)], 1000, 0, "alarm"),
         ("performance", [signal()], 1000, 0, "not enough evidence"),
         ("performance", [signal()], 1000, 300, "ok"),
-        ("performance", [signal(statistic="coverage")], 1000, 300, "not enough evidence"),
+        (
+            "performance",
+            [Signal(name="coverage", family="labels", statistic="coverage", value=0.3)],
+            1000,
+            300,
+            "not enough evidence",
+        ),
         ("performance", [signal(alarm=True)], 1000, 20, "alarm"),
     ],
 )

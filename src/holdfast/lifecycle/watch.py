@@ -38,7 +38,9 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     span = max(
         duration_us(service.monitor.window), duration_us(service.monitor.drift.window) if service.monitor.drift else DAY
     )
-    predictions = journal.read(workspace.path("predictions", service_name), since=now - span, until=now)
+    predictions = journal.read(
+        workspace.path("predictions", service_name), since=now - (1 + watch.CALIBRATED) * span, until=now
+    )
     labels = _labels(workspace.path("labels", service_name)).read(ids=predictions["id"].to_pylist())
     profile = None
     if package.reference_file is not None:

@@ -49,7 +49,8 @@ def outcome(kind: str, signals: Sequence[Signal], *, rows: int, labelled: int, m
         return "alarm"
     if rows == 0 and kind != "system":
         return "no data"
-    spoken = [s for s in signals if s.value is not None and s.statistic != "coverage"]
+    # Coverage is about labels and an estimate is no evidence: neither makes a performance report.
+    spoken = [s for s in signals if s.value is not None and s.family not in ("labels", "estimate")]
     counted = labelled if kind == "performance" else rows
     if not spoken or (kind != "system" and counted < minimum):
         return "not enough evidence"

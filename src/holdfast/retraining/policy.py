@@ -221,7 +221,13 @@ def _drift(reports: Sequence[Report], persist: int) -> Ask | str:
 
 def _decay(reports: Sequence[Report], metric: str, limit: float, *, below: bool, own: Mapping[str, float]) -> Ask | str:
     newest = next((r for r in reversed(reports) if r.kind == "performance" and r.outcome in ("ok", "alarm")), None)
-    signal = next((s for s in newest.signals if s.name == metric and s.value is not None), None) if newest else None
+    signal = (
+        next(
+            (s for s in newest.signals if s.family == "performance" and s.name == metric and s.value is not None), None
+        )
+        if newest
+        else None
+    )
     if newest is None or signal is None:
         return f"no report of {metric} yet"
     lower = not metrics.get(metric).greater_is_better
