@@ -26,7 +26,9 @@ class Api:
     def get(self, path: str, expect: int = 200, /, **query: Any) -> dict[str, Any]:
         return self._read(self.http.get(self._url(path), params=query), expect)
 
-    def post(self, path: str, expect: int = 200, /, headers: dict[str, str] | None = None, **body: Any) -> dict[str, Any]:
+    def post(
+        self, path: str, expect: int = 200, /, headers: dict[str, str] | None = None, **body: Any
+    ) -> dict[str, Any]:
         return self._read(self.http.post(self._url(path), json=body, headers=headers), expect)
 
     def send(self, method: str, path: str, expect: int = 200, /, **body: Any) -> dict[str, Any]:

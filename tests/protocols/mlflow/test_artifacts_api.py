@@ -32,7 +32,9 @@ def test_a_file_comes_back_as_it_went(api: Api) -> None:
     assert part.status_code == 206 and part.content == data[100:200]
     beyond = api.http.get(f"{ROOT}0/{run_id}/artifacts/dir/a%20b%C3%BC.bin", headers={"Range": "bytes=999999-"})
     assert beyond.status_code == 416
-    unchanged = api.http.get(f"{ROOT}0/{run_id}/artifacts/dir/a%20b%C3%BC.bin", headers={"If-None-Match": headers["etag"]})
+    unchanged = api.http.get(
+        f"{ROOT}0/{run_id}/artifacts/dir/a%20b%C3%BC.bin", headers={"If-None-Match": headers["etag"]}
+    )
     assert unchanged.status_code == 304 and not unchanged.content
     assert api.http.get("/get-artifact", params={"run_id": run_id, "path": "dir/a bü.bin"}).content == data
 
@@ -111,7 +113,8 @@ def test_invalid_paths_get_the_text_clients_match_on(local: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["../x", "file:///a/../b", "s3://b/%2e%2e/x", "mlflow-artifacts:/1", "runs:/x", "s3://b/x?y", "s3://b/x#y"]
+    "location",
+    ["../x", "file:///a/../b", "s3://b/%2e%2e/x", "mlflow-artifacts:/1", "runs:/x", "s3://b/x?y", "s3://b/x#y"],
 )
 def test_artifact_locations_that_are_refused(local: Api, location: str) -> None:
     local.post("experiments/create", 400, name="e", artifact_location=location)
@@ -127,7 +130,9 @@ def test_artifact_locations_that_are_refused(local: Api, location: str) -> None:
 def test_bodies_that_are_no_request(local: Api, body: bytes) -> None:
     for path in ("experiments/create", "runs/search", "runs/log-batch", "logged-models/search"):
         response = local.http.post(f"/api/2.0/mlflow/{path}", content=body)
-        assert 400 <= response.status_code < 500 or (path.endswith("search") and response.status_code == 200), response.text
+        assert 400 <= response.status_code < 500 or (path.endswith("search") and response.status_code == 200), (
+            response.text
+        )
         assert "Traceback" not in response.text
 
 
@@ -177,8 +182,17 @@ def test_every_route_needs_a_token_where_there_are_tokens(tmp_path: Path) -> Non
     secrets = {role: f"hf_{role}" for role in ("read", "write", "approve")}
     rules = Access(tokens=[access.of(s, name=role, role=role) for role, s in secrets.items()])  # type: ignore[arg-type]
     with serving(tmp_path, access=rules) as api:
-        plain = [(r.method, r.path.replace("{model_id}", "m").replace("{tag_key}", "k"), r.writes) for r in ROUTES if "presigned" not in r.path]
-        plain += [("GET", ROOT + "x", ""), ("PUT", ROOT + "x", "runs"), ("DELETE", ROOT + "x", "runs"), ("GET", "/get-artifact", "")]
+        plain = [
+            (r.method, r.path.replace("{model_id}", "m").replace("{tag_key}", "k"), r.writes)
+            for r in ROUTES
+            if "presigned" not in r.path
+        ]
+        plain += [
+            ("GET", ROOT + "x", ""),
+            ("PUT", ROOT + "x", "runs"),
+            ("DELETE", ROOT + "x", "runs"),
+            ("GET", "/get-artifact", ""),
+        ]
         for method, path, writes in plain:
             for shown in (path, path.replace("/api/", "/ajax-api/"), "/" + path):
                 assert api.http.request(method, shown).status_code == 401, (method, shown)

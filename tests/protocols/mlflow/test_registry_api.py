@@ -37,7 +37,9 @@ def judge(api: Api, version: int, outcome: Any = "pass", name: str = "fraud") ->
     versions.attach_verdict(api.workspace.ledger, verdict, at=1, actor="gate")
 
 
-def transition(api: Api, version: int, stage: str, expect: int = 200, *, archive: bool = False, name: str = "fraud") -> Any:
+def transition(
+    api: Api, version: int, stage: str, expect: int = 200, *, archive: bool = False, name: str = "fraud"
+) -> Any:
     return api.post(
         "model-versions/transition-stage",
         expect,
@@ -130,7 +132,10 @@ def test_every_write_of_the_api_tried_as_a_way_to_production(gated: Api) -> None
         for s in ("Production", "production", "PRODUCTION", " Production", "Production\u200b")
         for a in (True, False)
     ]
-    attempts += [("POST", "registered-models/alias", {"alias": a}) for a in ("champion", "Champion", "CHAMPION", "Production", "latest")]
+    attempts += [
+        ("POST", "registered-models/alias", {"alias": a})
+        for a in ("champion", "Champion", "CHAMPION", "Production", "latest")
+    ]
     attempts += [
         ("POST", "registered-models/rename", {"name": "free", "new_name": "fraud2"}),
         ("POST", "model-versions/set-tag", {"key": "current_stage", "value": "Production"}),
@@ -142,7 +147,9 @@ def test_every_write_of_the_api_tried_as_a_way_to_production(gated: Api) -> None
         gated.http.request(method, f"/api/2.0/mlflow/{path}", json={"name": "fraud", "version": version, **body})
     # A rename of an approved, ungated model onto the gated name, once that name is free.
     gated.send("DELETE", "registered-models/delete", name="fraud")
-    error = gated.post("registered-models/rename", 400, name="free" if not _exists(gated, "fraud2") else "fraud2", new_name="fraud")
+    error = gated.post(
+        "registered-models/rename", 400, name="free" if not _exists(gated, "fraud2") else "fraud2", new_name="fraud"
+    )
     assert "may not move" in error["message"]
     for model in gated.workspace.ledger.scan(versions.VERSIONS, prefix="fraud/"):
         assert model[1]["stage"] != "Production" and not model[1]["aliases"]

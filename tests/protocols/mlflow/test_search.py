@@ -91,7 +91,9 @@ def test_pages_join_to_the_whole_in_order_whatever_the_keys(api: Api) -> None:
     keys = ["metrics.m", "metrics.n DESC", "params.p", "tags.`q r` DESC", "start_time ASC", "end_time", "run_name DESC"]
     for _ in range(8):
         order = dice.sample(keys, dice.randrange(0, 3))
-        whole = [r["info"]["run_id"] for r in api.post("runs/search", experiment_ids=[experiment], order_by=order)["runs"]]
+        whole = [
+            r["info"]["run_id"] for r in api.post("runs/search", experiment_ids=[experiment], order_by=order)["runs"]
+        ]
         paged: list[str] = []
         token: dict[str, str] = {}
         while True:
@@ -110,7 +112,10 @@ def test_missing_and_nan_sort_last_in_both_directions(api: Api) -> None:
         run_id = api.run(experiment, run_name=name)
         if value is not None:
             api.post("runs/log-metric", run_id=run_id, key="m", value=value, timestamp=1)
-    for direction, expected in (("ASC", ["low", "high", "inf", "nan", "none"]), ("DESC", ["inf", "high", "low", "nan", "none"])):
+    for direction, expected in (
+        ("ASC", ["low", "high", "inf", "nan", "none"]),
+        ("DESC", ["inf", "high", "low", "nan", "none"]),
+    ):
         found = api.post("runs/search", experiment_ids=[experiment], order_by=[f"metrics.m {direction}"])["runs"]
         assert [r["info"]["run_name"] for r in found] == expected
 

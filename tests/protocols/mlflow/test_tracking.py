@@ -99,7 +99,10 @@ def test_a_deleted_run_takes_nothing(api: Api) -> None:
         ({"key": "m", "value": 1, "timestamp": 2}, "Missing value for required parameter 'run_id'"),
         ({"run_id": "r", "value": 1, "timestamp": 2}, "Missing value for required parameter 'key'"),
         ({"run_id": "r", "key": "m", "timestamp": 2}, "Missing value for required parameter 'value'"),
-        ({"run_id": "r", "key": "m", "value": 1, "timestamp": "foo"}, "Invalid value \"foo\" for parameter 'timestamp'"),
+        (
+            {"run_id": "r", "key": "m", "value": 1, "timestamp": "foo"},
+            "Invalid value \"foo\" for parameter 'timestamp'",
+        ),
         ({"run_id": "r", "key": "m", "value": 1, "timestamp": 2, "step": "x"}, "for parameter 'step' supplied"),
         ({"run_id": "r", "key": "../m", "value": 1, "timestamp": 2}, "This name would resolve to"),
         ({"run_id": "r", "key": "m" * 251, "value": 1, "timestamp": 2}, "exceeds the maximum length of 250"),
