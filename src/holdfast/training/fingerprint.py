@@ -121,7 +121,7 @@ def seed_everything(seed: int) -> dict[str, int]:
     Raises:
         BadInput: the seed is out of range.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+    if type(seed) is not int or not 0 <= seed < 2**32:
         raise BadInput(f"{seed!r} cannot be a seed", hint="use a whole number from 0 to 4294967295")
     os.environ["PYTHONHASHSEED"] = str(seed)
     random.seed(seed)
@@ -164,8 +164,9 @@ def _patch(top: Path, commit: str) -> tuple[bytes, list[str]]:
         }
         if _git(top, "read-tree", commit, variables=own) is None:
             return b"", []
-        untracked = _git(top, "ls-files", "-z", "--others", "--exclude-standard") or b""
-        small, left_out = [], []
+        untracked = _git(top, "ls-files", "-z", "--others", "--exclude-standard", variables=own) or b""
+        small: list[bytes] = []
+        left_out: list[bytes] = []
         for name in filter(None, untracked.split(b"\0")):
             path = top / os.fsdecode(name)
             try:
