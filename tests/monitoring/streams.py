@@ -25,17 +25,32 @@ class World:
     memory: float = 0.0
 
 
+Window = tuple[pa.Table, np.ndarray]
+
+
 def stream(
     rng: np.random.Generator, world: World, window_days: int, rows: int
 ) -> tuple[pa.Table, np.ndarray, pa.Table, np.ndarray]:
     """(reference, its times, window, its times); the window follows the reference and has ``rows`` rows."""
-    total = world.days + window_days
-    offsets = _offsets(rng, world, total)
-    reference, times = _table(
-        rng, world, offsets, np.sort(rng.integers(0, world.days * DAY, world.per_day * world.days))
-    )
-    window, later = _table(rng, world, offsets, np.sort(rng.integers(world.days * DAY, total * DAY, rows)))
-    return reference, times + START, window, later + START
+    reference, times, [(window, later)] = streams(rng, world, window_days, rows, 1)
+    return reference, times, window, later
+
+
+def streams(
+    rng: np.random.Generator, world: World, window_days: int, rows: int, count: int
+) -> tuple[pa.Table, np.ndarray, list[Window]]:
+    """(reference, its times, windows with their times), one after the other."""
+    offsets = _offsets(rng, world, world.days + window_days * count)
+    at = np.sort(rng.integers(0, world.days * DAY, world.per_day * world.days))
+    reference, times = _table(rng, world, offsets, at)
+    windows = []
+    for i in range(count):
+        first = world.days + i * window_days
+        window, later = _table(
+            rng, world, offsets, np.sort(rng.integers(first * DAY, (first + window_days) * DAY, rows))
+        )
+        windows.append((window, later + START))
+    return reference, times + START, windows
 
 
 def _offsets(rng: np.random.Generator, world: World, total: int) -> np.ndarray:
