@@ -88,25 +88,28 @@ def _workspace(workspace: Workspace, target: Path, service: str, version: int, c
     import hashlib
     import shutil
 
-    from holdfast.backends.objects_local import LocalObjects
     from holdfast.core.records import Arm, Release
     from holdfast.registry import package as packages
     from holdfast.serving import release_file
+    from holdfast.workspace import Workspace
 
     package = packages.load(workspace.objects, content)
     home = target / ".holdfast"
-    objects = LocalObjects(home / "objects")
-    for ref in package.files.values():
-        objects.put_file(workspace.objects.fetch(ref.sha256))
-    packages.store(objects, package)
+    target.mkdir(parents=True)
+    settings = "# Set HOLDFAST_ONLINE_URL to the shared feature store where the model has features.\n"
+    (target / "holdfast.toml").write_text(settings)
+    with Workspace.open(target) as baked:
+        for ref in package.files.values():
+            baked.objects.put_file(workspace.objects.fetch(ref.sha256))
+        packages.store(baked.objects, package)
     shutil.rmtree(home / "objects" / "tmp", ignore_errors=True)
-    # Not the workspace's key: it only ties the baked-in release to the baked-in version, the image's digest is what is trusted.
+    # Not the workspace's key: it only ties the baked-in release to the baked-in version; the image's digest is trusted.
     key = hashlib.sha256(b"holdfast image " + content.encode()).digest()
     (home / "keys").mkdir(parents=True)
     (home / "keys" / "release").write_bytes(key)
     release = Release(
-        service=service, environment="production", model=package.name, sequence=1, champion=Arm(version=version, content=content),
-        reason="built into the image",
+        service=service, environment="production", model=package.name, sequence=1,
+        champion=Arm(version=version, content=content), reason="built into the image",
     )  # fmt: skip
     release_file.write(home / "releases", release, key)
     for lock in (home / "releases").glob(".*"):
@@ -114,9 +117,6 @@ def _workspace(workspace: Workspace, target: Path, service: str, version: int, c
     for name in ("predictions", "labels", "run", "packages"):
         (home / name).mkdir()
         (home / name / ".keep").touch()
-    (target / "holdfast.toml").write_text(
-        "# Set HOLDFAST_ONLINE_URL to the shared feature store where the model has features.\n"
-    )
 
 
 def _pins(roots: list[str]) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""One file per printed promise: `python -m benchmarks NAME`."""
