@@ -199,11 +199,11 @@ class Balancer:
             return error(
                 503, "HF513", "the queue is full", "try again in a moment, or add replicas", (b"retry-after", b"1")
             )
+        self.pending += 1  # here and not in the task, which starts later: a burst must meet the bound too
         return self.forward(request)
 
     async def forward(self, request: Request) -> Response:
         """The answer of a replica; another one is asked, once, when the first dies on the request."""
-        self.pending += 1
         try:
             async with asyncio.timeout(self.options.deadline):
                 return await self._forward(request)

@@ -191,12 +191,12 @@ class Predictions:
             return self._finish(call, state.champion, range(len(rows)), matrix, scores, whole=True)[0]
         if self.pending >= self.options.max_pending:
             raise Unavailable("the queue is full", hint="try again in a moment, or add replicas", number="HF513")
+        self.pending += 1  # here and not in the task, which starts later: a burst must meet the bound too
         return self._split(call)
 
     async def _split(self, call: Call) -> list[Answer]:
         """Each row by its arm: batchers, deadlines, the champion for whatever a challenger fails."""
         state = call.state
-        self.pending += 1
         try:
             champion, challenger = self._assign(call)
             failed: list[int] = []
