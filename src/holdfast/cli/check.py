@@ -14,11 +14,15 @@ from holdfast.cli.output import emit, json_option, say, table
 @click.option("--service", help="Whose gate, where several services use this model.")
 @click.option("--definitions", help="Another definitions module than the project's.")
 @click.option(
-    "--data", type=click.Path(path_type=Path, dir_okay=False), help="Held-out rows (CSV, parquet), for a version without a training set here."
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Held-out rows (CSV, parquet), for a version without a training set here.",
 )
 @click.option("--label", help="The column of --data that holds the truth.")
 @click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
-@click.option("--rule", "rules", multiple=True, help="With --data, a rule where no service declares a gate: accuracy>=0.9.")
+@click.option(
+    "--rule", "rules", multiple=True, help="With --data, a rule where no service declares a gate: accuracy>=0.9."
+)
 @json_option
 def check(
     version: str,
@@ -48,10 +52,13 @@ def check(
             services = {}
         owners = [s for s in services.values() if s.model.name == found.name and service in (None, s.name)]
         if owners and rules:
-            raise click.UsageError(f"service {owners[0].name!r} declares the gate of {found.name!r}; --rule is for models without one")
+            raise click.UsageError(
+                f"service {owners[0].name!r} declares the gate of {found.name!r}; --rule is for models without one"
+            )
         if not owners and not (data and rules):
             raise NotFound(
-                f"no service of the project has a gate for {found.name!r}", hint="declare one with hf.Service(gate=hf.Gate(…))"
+                f"no service of the project has a gate for {found.name!r}",
+                hint="declare one with hf.Service(gate=hf.Gate(…))",
             )
         if data is not None:
             if label is None:
@@ -63,7 +70,15 @@ def check(
 
     def text() -> None:
         rows = [
-            (r.outcome, r.check, r.group, r.figure, f"[{r.low:.4g}, {r.high:.4g}]" if r.low is not None and r.high is not None else None, r.n, r.message)
+            (
+                r.outcome,
+                r.check,
+                r.group,
+                r.figure,
+                f"[{r.low:.4g}, {r.high:.4g}]" if r.low is not None and r.high is not None else None,
+                r.n,
+                r.message,
+            )
             for r in verdict.results
         ]
         table(["outcome", "check", "group", "figure", "interval", "n", "message"], rows)

@@ -68,13 +68,18 @@ def init(kind: str, model: str | None, force: bool) -> None:
         models = sorted(ws.project().models)
         if model is None:
             if len(models) != 1:
-                raise BadInput(f"the project has {len(models)} models", hint=f"choose one with --model: {', '.join(models)}")
+                raise BadInput(
+                    f"the project has {len(models)} models", hint=f"choose one with --model: {', '.join(models)}"
+                )
             model = models[0]
         elif model not in models:
             raise NotFound.among("model", model, models)
         lines = STEPS.format(model=model).splitlines()
         if kind == "github":
-            path, text = ".github/workflows/model.yml", GITHUB.format(runs="\n".join(f"      - run: {line}" for line in lines))
+            path, text = (
+                ".github/workflows/model.yml",
+                GITHUB.format(runs="\n".join(f"      - run: {line}" for line in lines)),
+            )
         else:
             path, text = ".gitlab-ci.yml", GITLAB.format(runs="\n".join(f"    - {line}" for line in lines))
         target = ws.root / path
@@ -97,8 +102,12 @@ def table(verdict: Path) -> None:
     try:
         found = msgspec.json.decode(verdict.read_bytes(), type=Verdict)
     except msgspec.MsgspecError as error:
-        raise BadInput(f"{verdict} is not a verdict: {error}", hint="write it with `holdfast check NAME@VERSION --json`") from None
-    click.echo(f"**{found.model}@{found.version}: {found.outcome}**\n\n| outcome | check | figure | n | |\n|---|---|---|---|---|")
+        raise BadInput(
+            f"{verdict} is not a verdict: {error}", hint="write it with `holdfast check NAME@VERSION --json`"
+        ) from None
+    click.echo(
+        f"**{found.model}@{found.version}: {found.outcome}**\n\n| outcome | check | figure | n | |\n|---|---|---|---|---|"
+    )
     for r in found.results:
         figure = "" if r.figure is None else f"{r.figure:.4g}"
         click.echo(f"| {r.outcome} | {r.check} | {figure} | {r.n} | {r.message.replace('|', '/')} |")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.output import emit, json_option, say, table
+from holdfast.cli.output import emit, json_option, progress, say, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,3 +150,79 @@ def _read_rows(workspace: Workspace, path: Path) -> Any:
     from holdfast.features.source_sql import text
 
     return workspace.engine.query(f"SELECT * FROM {reader}({text(str(path))})")
+
+
+def _instant(text: str | None) -> int | None:
+    from holdfast.core.identity import to_us
+
+    return None if text is None else to_us(text, on_naive=lambda: say(f"{text} has no time zone: read as UTC"))
+
+
+@features.command()
+@click.argument("views", nargs=-1)
+@click.option("--start", help="From this instant; left out, from where the last run stopped.")
+@click.option("--end", help="To this instant, inclusive.  [default: now]")
+@json_option
+def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_json: bool) -> None:
+    """Bring files into the online store (all VIEWS when none is named). Stop it and run it again: it goes on."""
+    from holdfast.server import featureserver
+    from holdfast.workspace import Workspace
+
+    with Workspace.open() as workspace, progress("materialize", quiet=as_json) as report:
+        upto = _instant(end)
+        found = featureserver.materialize(
+            workspace,
+            start=_instant(start),
+            end=workspace.clock.now() if upto is None else upto,
+            names=views or None,
+            progress=report,
+        )
+
+    def text() -> None:
+        table(
+            ["view", "rows", "entities", "chunks", "done before"],
+            [[f[k] for k in ("view", "rows", "entities", "chunks", "skipped")] for f in found],
+        )
+
+    emit(found, as_json=as_json, text=text)
+
+
+@features.command()
+@click.argument("service")
+@click.option("--since", help="Predictions requested from this instant on.")
+@click.option("--until", help="Predictions requested before this instant.")
+@click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
+@click.option("--tolerance", type=float, default=1e-9, show_default=True, help="Relative, for floating features.")
+@json_option
+def verify(
+    service: str, since: str | None, until: str | None, environment: str, tolerance: float, as_json: bool
+) -> int:
+    """Recompute what SERVICE served as known at each request's time, and compare. Status 1 when anything is unequal."""
+    from holdfast.server import featureserver
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        found = featureserver.verify(
+            workspace,
+            service,
+            since=_instant(since),
+            until=_instant(until),
+            environment=environment,
+            tolerance=tolerance,
+        )
+    names = ("feature", "rows", "equal", "stale", "missing", "unequal")
+
+    def text() -> None:
+        table(
+            [*names, "null rate", "low", "high"], [[f[k] for k in (*names, "null_rate", "low", "high")] for f in found]
+        )
+        for entry in found:
+            for example in entry["examples"]:
+                click.echo(
+                    f"  {entry['feature']}: {example['kind']} in {example['id']} at {example['request_time']}: served {example['served']}, wanted {example['wanted']}"
+                )
+
+    emit(found, as_json=as_json, text=text)
+    if not found:
+        say("no predictions with features in this range")
+    return int(any(f["stale"] or f["missing"] or f["unequal"] for f in found))

@@ -73,7 +73,10 @@ def init(folder: Path | None, name: str | None) -> None:
     }
     there = [path for path in ("holdfast.toml", "definitions.py") if (root / path).exists()]
     if there:
-        raise Conflict(f"{root} has a {there[0]} already", hint="nothing was changed; choose an empty folder, or use the project as it is")
+        raise Conflict(
+            f"{root} has a {there[0]} already",
+            hint="nothing was changed; choose an empty folder, or use the project as it is",
+        )
     root.mkdir(parents=True, exist_ok=True)
     for path, text in wanted.items():
         target = root / path
@@ -82,7 +85,9 @@ def init(folder: Path | None, name: str | None) -> None:
             files.write(target, text.encode())
             say(f"wrote {target.relative_to(root)}")
     where = "" if root == Path.cwd() else f"cd {root} && "
-    say(f"next: {where}git init && holdfast data add data/events.csv && holdfast train {name} && holdfast check {name}@latest")
+    say(
+        f"next: {where}git init && holdfast data add data/events.csv && holdfast train {name} && holdfast check {name}@latest"
+    )
 
 
 def _events(rows: int = 4000) -> str:

@@ -72,11 +72,12 @@ def list_cycles(service: str | None, as_json: bool) -> None:
 
     with Workspace.open(create=False) as ws:
         found = looping.cycles(ws.ledger, service)
-    rows = [
-        (c.id[:10], c.service, iso(c.started), c.order.trigger, c.version, c.status, c.reason[:70])
-        for c in found
-    ]
-    emit(found, as_json=as_json, text=lambda: table(["cycle", "service", "began", "trigger", "version", "status", "reason"], rows))
+    rows = [(c.id[:10], c.service, iso(c.started), c.order.trigger, c.version, c.status, c.reason[:70]) for c in found]
+    emit(
+        found,
+        as_json=as_json,
+        text=lambda: table(["cycle", "service", "began", "trigger", "version", "status", "reason"], rows),
+    )
 
 
 @loop.command()

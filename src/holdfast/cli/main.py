@@ -66,9 +66,13 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"unknown command {args[0]!r}; {did_you_mean(args[0], COMMANDS, kind='command')}", ctx)
+            raise click.UsageError(
+                f"unknown command {args[0]!r}; {did_you_mean(args[0], COMMANDS, kind='command')}", ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -78,7 +82,9 @@ class LazyGroup(click.Group):
     epilog="Start with `holdfast init`. Every command has --help and, where it prints data, --json.",
 )
 @click.version_option(package_name="holdfast", prog_name="holdfast")
-@click.option("--project", "-C", type=click.Path(file_okay=False), help="Work in this folder instead of the current one.")
+@click.option(
+    "--project", "-C", type=click.Path(file_okay=False), help="Work in this folder instead of the current one."
+)
 @click.option("--env", "environment", help="Environment of holdfast.toml to use.")
 def cli(project: str | None, environment: str | None) -> None:
     """Holdfast keeps models true while the data drifts: data, features, training, registry, gate, serving, monitoring

@@ -59,7 +59,14 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int 
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[what]}"))
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[what]}"),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
             task = bar.add_task(label, total=None, what="")
             yield lambda done, total, what: bar.update(task, completed=done, total=total, what=what)

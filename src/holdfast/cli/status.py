@@ -36,7 +36,7 @@ def status(as_json: bool) -> None:
                 "rollout": f"@{rollout.version} {rollout.status}" if rollout else None,
                 "last_cycle": f"{cycles[-1].status}: {cycles[-1].reason}" if cycles else None,
             })  # fmt: skip
-        models = [
+        models: list[dict[str, Any]] = [
             {"model": m.name, "versions": m.last, "aliases": m.aliases} for m in versions.list_models(ws.ledger)
         ]
         incidents = alerts.incidents(ws.ledger, resolved=False)
@@ -44,10 +44,16 @@ def status(as_json: bool) -> None:
     def text() -> None:
         table(
             ["service", "production", "approved", "rollout", "last cycle"],
-            [(s["service"], s["production"], s["approved"], s["rollout"], (s["last_cycle"] or "–")[:60]) for s in services],
+            [
+                (s["service"], s["production"], s["approved"], s["rollout"], (s["last_cycle"] or "–")[:60])
+                for s in services
+            ],
         )
         click.echo()
-        table(["model", "versions", "aliases"], [(m["model"], m["versions"], ", ".join(f"{a}→{v}" for a, v in m["aliases"].items())) for m in models])
+        table(
+            ["model", "versions", "aliases"],
+            [(m["model"], m["versions"], ", ".join(f"{a}→{v}" for a, v in m["aliases"].items())) for m in models],
+        )
         if incidents:
             click.echo()
             table(["incident", "service", "thing", "title"], [(i.id, i.service, i.thing, i.title) for i in incidents])

@@ -36,7 +36,10 @@ def _draw(found: dict[str, Any]) -> None:
     if found["verdict"]:
         _line("verdict", f"{found['verdict']['outcome']}  {iso(found['verdict']['at'])}")
     if found.get("run"):
-        _line("run", f"{found['run']['id']}  seed {found['run']['seed']}  environment {str(found['run']['environment'])[:16]}…")
+        _line(
+            "run",
+            f"{found['run']['id']}  seed {found['run']['seed']}  environment {str(found['run']['environment'])[:16]}…",
+        )
     if found.get("training_set"):
         t = found["training_set"]
         _line("training set", f"{t['digest'][:16]}…  {t['rows']:,} rows  {iso(t['start'])} – {iso(t['end'])}")

@@ -32,6 +32,8 @@ def train(model: str, as_of: str | None, definitions: str | None, as_json: bool)
     emit(
         result,
         as_json=as_json,
-        text=lambda: click.echo(f"{result['name']}@{result['version']}  {result['rows']:,} rows  run {result['run_id']}"),
+        text=lambda: click.echo(
+            f"{result['name']}@{result['version']}  {result['rows']:,} rows  run {result['run_id']}"
+        ),
     )
     say(f"next: holdfast check {result['name']}@{result['version']}")

@@ -8,7 +8,9 @@ from holdfast.cli.output import say
 
 
 @click.command()
-@click.option("--no-loop", is_flag=True, help="Leave the controller out: nothing is monitored, retrained or rolled out.")
+@click.option(
+    "--no-loop", is_flag=True, help="Leave the controller out: nothing is monitored, retrained or rolled out."
+)
 def up(no_loop: bool) -> None:
     """Start the server, the feature server, a fleet per service and the loop; print their addresses; stop with Ctrl-C.
 
@@ -38,10 +40,12 @@ def up(no_loop: bool) -> None:
         addresses = {"console and MLflow": f"http://{settings.server.host}:{settings.server.port}"}
         addresses["features"] = f"http://{settings.features.host}:{settings.features.port}"
         for number, service in enumerate(services):
-            addresses[f"service {service.name}"] = f"http://{settings.serve.host}:{settings.serve.port + number}/predict"
+            addresses[f"service {service.name}"] = (
+                f"http://{settings.serve.host}:{settings.serve.port + number}/predict"
+            )
         stop = threading.Event()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: stop.set())
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(sign, lambda *_: stop.set())
         root, logs = ws.root, {name: ws.path("logs", f"{name}.log") for name in commands}
 
     def start(name: str) -> subprocess.Popen[bytes]:
@@ -64,7 +68,10 @@ def up(no_loop: bool) -> None:
                 early[name] = early[name] + 1 if time.monotonic() - since < 10 else 0
                 if early[name] >= 3:
                     words = logs[name].read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                    raise Unavailable(f"{name} does not stay up: {words[-1] if words else child.returncode}", hint=f"its log is {logs[name]}")
+                    raise Unavailable(
+                        f"{name} does not stay up: {words[-1] if words else child.returncode}",
+                        hint=f"its log is {logs[name]}",
+                    )
                 say(f"{name} ended with {child.returncode}; starting it again")
                 children[name] = (start(name), time.monotonic())
     finally:

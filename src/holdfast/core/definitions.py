@@ -149,7 +149,8 @@ class Aggregation:
     def features(self) -> list[tuple[str, str, int]]:
         """(feature name, function, window in µs) of each feature, in declared order."""
         stem = self.name or self.column
-        return [(f"{stem}_{f}_{duration_text(w)}", f, w) for w in self.windows for f in self.functions]  # type: ignore[arg-type]
+        windows = [duration_us(w) for w in self.windows]
+        return [(f"{stem}_{f}_{duration_text(w)}", f, w) for w in windows for f in self.functions]
 
     def spec(self) -> dict[str, Any]:
         return {

@@ -34,7 +34,9 @@ def quiet(done: int, total: int | None, what: str) -> None:
     """Progress nobody watches."""
 
 
-def train(ws: Workspace, model: Model, *, name: str, at: int, module: str | None = None, progress: Progress = quiet) -> Json:
+def train(
+    ws: Workspace, model: Model, *, name: str, at: int, module: str | None = None, progress: Progress = quiet
+) -> Json:
     """Data → features → fit → registered version in one go, outside a cycle; ``name`` names its job folder and run.
 
     The steps are recorded like a cycle's, so that a killed training is carried on by calling this again with its name.
@@ -51,7 +53,8 @@ def train(ws: Workspace, model: Model, *, name: str, at: int, module: str | None
     fitted = steps.once("fit", lambda: fit(ws, model, cycle=name, record=record, at=at, module=module))
     progress(3, 4, "package")
     registered = steps.once(
-        "register", lambda: register(ws, model, cycle=name, record=record, fit_outcome=fitted, at=at, source=f"train {name}")
+        "register",
+        lambda: register(ws, model, cycle=name, record=record, fit_outcome=fitted, at=at, source=f"train {name}"),
     )
     progress(4, 4, "registered")
     return {
@@ -501,7 +504,13 @@ def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int, pr
     record = training_set(ws.ledger, version.training_set)
     progress(0, 1, f"measure {version.name}@{version.version}")
     outcome, effect = measure(
-        ws, service, name=version.name, version=version.version, record=record, cycle=f"check-{version.content[:16]}", at=at
+        ws,
+        service,
+        name=version.name,
+        version=version.version,
+        record=record,
+        cycle=f"check-{version.content[:16]}",
+        at=at,
     )
     if effect is not None:
         effect(ws.ledger)

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
@@ -21,7 +21,7 @@ from holdfast.core.errors import Conflict, HoldfastError, NotFound, UsersTurn
 from holdfast.core.identity import duration_us, iso, new_id
 from holdfast.core.records import Cycle, Json, Report, RetrainOrder
 from holdfast.lifecycle import candidate, release
-from holdfast.lifecycle.durable import Joined, Steps, holding
+from holdfast.lifecycle.durable import LEASE_SECONDS, Joined, Steps, holding
 
 if TYPE_CHECKING:
     from holdfast.core.ports import Ledger
@@ -81,10 +81,10 @@ def carry_on(ws: Workspace, service: Service, *, now: int, holder: str, tell: Te
     """Take up the service's unfinished order, if any, and do every step that can be done now."""
     from holdfast.retraining import orders
 
-    order = orders.claim(ws.ledger, service.name, holder=holder, at=now)
+    order = orders.claim(ws.ledger, service.name, holder=holder, at=now, seconds=LEASE_SECONDS)
     if order is None:
         return None
-    with holding(ws.ledger, f"order/{service.name}", holder, seconds=60.0):
+    with holding(ws.ledger, f"order/{service.name}", holder):
         return _turn(ws, service, order, now=now, holder=holder, tell=tell)
 
 
@@ -215,8 +215,13 @@ def _end(ws: Workspace, cycle: Cycle, status: str, reason: str, *, now: int, hol
             alerts.raise_in(tx, cycle.service, "cycle", title=f"{cycle.service}: cycle {status}", text=reason, at=now)
         elif status == "promoted":
             alerts.resolve_thing(
-                Joined(tx), cycle.service, "cycle", at=now, by=ws.actor, note="a later cycle was promoted"
-            )  # type: ignore[arg-type]
+                cast("Ledger", Joined(tx)),
+                cycle.service,
+                "cycle",
+                at=now,
+                by=ws.actor,
+                note="a later cycle was promoted",
+            )
     return ended
 
 

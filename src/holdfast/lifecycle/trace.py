@@ -87,7 +87,8 @@ def _datasets(ws: Workspace, hashes: dict[str, str]) -> dict[str, Json]:
     found: dict[str, Json] = {name: {"sha256": sha256} for name, sha256 in hashes.items()}
     for entry in ws.ledger.query(kind="dataset.admitted", limit=100_000):
         name = entry.subject
-        version = entry.body.get("version") if isinstance(entry.body.get("version"), dict) else entry.body
+        inner = entry.body.get("version")
+        version: Json = inner if isinstance(inner, dict) else entry.body
         if name in found and version.get("sha256") == hashes[name]:
             found[name] |= {k: version[k] for k in ("md5", "size", "files", "rows") if version.get(k) is not None}
             found[name]["admitted"] = entry.at
