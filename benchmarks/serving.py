@@ -361,12 +361,17 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement")
     parser.add_argument("--models", nargs="+", default=["forest", "linear"], choices=["forest", "linear"])
     parser.add_argument("--peers", nargs="*", default=["granian", "bentoml", "mlflow"])
+    parser.add_argument("--only", nargs="+", help="systems whose name contains one of these")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     peers = ready_peers(options.peers)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
-        found = list(systems(Path(scratch), options.models, peers))
+        found = [
+            s
+            for s in systems(Path(scratch), options.models, peers)
+            if not options.only or any(o in s.name for o in options.only)
+        ]
         print(
             f"{'model':7} {'system':32} {'cold s':>6} {'RSS MB':>7} {'c=1':>7} {'c=64':>7} {'100 rows':>8}  c=64 p50/p99  60 % p99 ms"
         )
@@ -387,7 +392,9 @@ def main() -> int:
         ratios = compare(results)
         for r in results:
             if r["system"] in ("bentoml", "mlflow") and r["model"] in options.models:
-                ours = next(s for s in found if s.name == "holdfast" and s.kind == r["model"])
+                ours = next((s for s in found if s.name == "holdfast" and s.kind == r["model"]), None)
+                if ours is None:
+                    continue
                 same = at_rate_of(ours, max(r["c64"]["rps"] * 0.6, 1.0), options.seconds)
                 theirs = r["rate60"].get("p99")
                 ratios[f"{r['model']}: p99 at 60 % of {r['system']}'s best rate, theirs / ours"] = (

@@ -339,3 +339,17 @@ def test_inputs_by_name_not_position(tmp_path: Path) -> None:
         assert json.loads(answer.body)["predictions"][0]["score"] == 0.25
 
     stage.play(story)
+
+
+def test_a_request_whose_replica_died_is_not_given_to_the_challenger_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {1: good, 2: good}, release(challenger=arm(2, "c2", 100.0)))
+
+    async def story(stage: Stage) -> None:
+        assert (await stage.predict())[1]["predictions"][0]["arm"] == "challenger"
+        assert (await stage.predict(**{"retry": "1", "prediction-id": "p"}))[1]["predictions"][0]["arm"] == "champion"
+
+    log = stage.play(story)
+    assert sorted(((r["arm"], r["score"]) for r in log if r["id"] == "p"), key=str) == [
+        ("challenger", None),
+        ("champion", 0.25),
+    ]
