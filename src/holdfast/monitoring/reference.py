@@ -61,7 +61,7 @@ def build(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
     calendar = sketch.Calendar(days=day_numbers, rows=np.bincount(strata, minlength=sketch.STRATA))
     numeric: dict[str, sketch.Numeric] = {}
     categorical: dict[str, sketch.Categorical] = {}
-    raw: dict[str, Array] = {}
+    coded: dict[str, Array] = {}
     for name in columns:
         column = find(table, name)
         if column is None:
@@ -72,10 +72,11 @@ def build(table: pa.Table, times: Array, *, columns: Sequence[str]) -> bytes:
             codes, names = encode(column)
             categorical[name] = sketch.categorical(codes, names, strata, days, len(day_numbers))
         else:
-            raw[name] = floats(column, name)
-            numeric[name] = sketch.numeric(raw[name], strata, days, len(day_numbers))
+            numeric[name], coded[name] = sketch.numeric(floats(column, name), strata, days, len(day_numbers))
+            if len(coded) > RANKED:
+                del coded[name]
     names = list(numeric)[:RANKED]
-    pair_n, pair_sums, pair_products = _pairs(numeric, raw, names, days, len(day_numbers))
+    pair_n, pair_sums, pair_products = _pairs(numeric, coded, names, days, len(day_numbers))
     profile = Profile(
         rows=table.num_rows, calendar=calendar, day_rows=np.bincount(days, minlength=len(day_numbers)),
         numeric=numeric, categorical=categorical,
@@ -174,21 +175,18 @@ def pair_sample(rows: int) -> slice:
 
 
 def _pairs(
-    numeric: dict[str, sketch.Numeric], raw: dict[str, Array], names: list[str], days: Array, day_count: int
+    numeric: dict[str, sketch.Numeric], coded: dict[str, Array], names: list[str], days: Array, day_count: int
 ) -> tuple[Array, Array, Array]:
     width = len(names)
     if width < 2:
         return np.zeros(0), np.zeros((0, width), np.float32), np.zeros((0, width, width), np.float32)
-    columns = []
-    for name in names:
-        codes = np.searchsorted(numeric[name].cuts, raw[name], side="left")
-        columns.append(rank_scores(np.where(np.isnan(raw[name]), -1, codes), numeric[name]).astype(np.float32))
-    scores = np.column_stack(columns)
     order = np.argsort(days, kind="stable")
     counts, sums, products = [], [], []
+    ranks = {name: rank_scores(np.arange(-1, len(numeric[name].cuts) + 1), numeric[name]) for name in names}
     for start, end in zip(*_runs(days[order], day_count), strict=True):
         if end - start >= 30:
-            n, total, product = moments(scores[order[start:end][pair_sample(end - start)]])
+            rows = order[start:end][pair_sample(end - start)]
+            n, total, product = moments(np.column_stack([ranks[name][coded[name][rows] + 1] for name in names]))
             counts.append(n[0])
             sums.append(total[0])
             products.append(product[0])
