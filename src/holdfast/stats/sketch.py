@@ -112,7 +112,8 @@ def numeric(values: Array, strata: Array, days: Array, day_count: int) -> tuple[
     missing = np.isnan(values)
     clean = values[~missing] if missing.any() else values
     sample = clean[:: max(1, len(clean) // SAMPLE)]
-    cuts = _cuts(sample)
+    ordered = np.sort(sample[np.isfinite(sample)])
+    cuts = _cuts(ordered)
     codes = np.searchsorted(cuts, values, side="left").astype(np.int16)
     codes[missing] = -1
     width = len(cuts) + 1
@@ -126,13 +127,10 @@ def numeric(values: Array, strata: Array, days: Array, day_count: int) -> tuple[
     blocks = np.searchsorted(coarse, np.arange(width), side="left")[codes]
     low, high = (math.nan, math.nan)
     quantiles = np.full(5, math.nan)
-    if len(clean):
-        finite = sample[np.isfinite(sample)]
-        if len(finite):
-            low, high = (float(q) for q in np.quantile(finite, [TAIL, 1 - TAIL]))
-            hair = _hair(float(finite.min()), float(finite.max()))
-            low, high = low - hair, high + hair
-            quantiles = np.quantile(finite, [0.05, 0.25, 0.5, 0.75, 0.95])
+    if len(ordered):
+        hair = _hair(float(ordered[0]), float(ordered[-1]))
+        low, high = float(_at(ordered, TAIL)) - hair, float(_at(ordered, 1 - TAIL)) + hair
+        quantiles = np.array([_at(ordered, q) for q in (0.05, 0.25, 0.5, 0.75, 0.95)])
     tail = keep & ((values < low) | (values > high))
     sketched = Numeric(
         cuts=cuts,
@@ -173,13 +171,14 @@ def categorical(codes: Array, names: list[str], strata: Array, days: Array, day_
     )
 
 
-def _cuts(clean: Array) -> Array:
-    """Quantile cuts, each moved up by a hair so that rounding noise is no change, and one below the least value so that
-    a move downwards is seen even of a constant column."""
-    if not len(clean):
-        return np.zeros(0)
-    ordered = np.sort(clean)
-    ordered = ordered[np.isfinite(ordered)]
+def _at(ordered: Array, q: float) -> Any:
+    """The q-quantile of sorted values: the nearest one."""
+    return ordered[round(q * (len(ordered) - 1))]
+
+
+def _cuts(ordered: Array) -> Array:
+    """Quantile cuts of sorted finite values, each moved up by a hair so that rounding noise is no change, and one
+    below the least value so that a move downwards is seen even of a constant column."""
     if not len(ordered):
         return np.zeros(0)
     distinct = ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) > 1 else ordered
