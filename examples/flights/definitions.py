@@ -114,5 +114,5 @@ late_arrival = hf.Service(
     ),
     rollout=hf.Rollout(canary=[10, 50], bake="1d", minimum=60, max_latency_ratio=5.0),
     monitor=hf.Monitor(every="1d", window="7d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]),
-    retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="21d", budget=9, budget_window="365d"),
+    retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="35d", budget=8, budget_window="365d"),
 )

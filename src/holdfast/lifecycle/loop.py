@@ -243,6 +243,7 @@ def orders_finish(ws: Workspace, cycle: Cycle, *, holder: str, at: int) -> None:
 def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell = silent) -> Json:
     """Everything that is due for one service at ``now``: release files, a rollout's next move, monitors, the policy's
     proposal, the order's cycle. Ticking twice at one moment is ticking once."""
+    from holdfast.monitoring import alerts
     from holdfast.retraining import orders, policy
 
     release.project_files(ws, service.name)
@@ -275,6 +276,10 @@ def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell =
                     tell("cycle", f"{service.name}@{carried.version}: {carried.status}: {carried.reason}")
         else:
             done["no_order"] = proposal.reason
+            if proposal.alert:
+                alerts.raise_thing(
+                    ws.ledger, service.name, "retraining", title=f"{service.name}: retraining stopped", text=proposal.reason, at=now
+                )
             if proposal.tick is not None:
                 orders.skip(ws.ledger, service.name, proposal.tick, reason=proposal.reason, at=now)
     return done

@@ -1,0 +1,57 @@
+"""What every command pays for: importing the package and showing help must load nothing heavy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "numpy", "pandas", "pyarrow", "duckdb", "polars", "sklearn", "scipy", "onnxruntime", "onnx", "skops", "sqlalchemy", "alembic",
+    "starlette", "uvicorn", "lmdb", "obstore", "redis", "psycopg", "pandera", "jinja2", "rich", "mlflow", "ruamel", "asyncio",
+}  # fmt: skip
+
+
+def loaded(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint('\\n'.join(sorted(sys.modules)), file=sys.stderr)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name.partition(".")[0] for name in done.stderr.splitlines()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import holdfast",
+        "import holdfast; holdfast.FeatureView; holdfast.Service",
+        "from holdfast.cli.main import cli\ntry:\n    cli.main(['--help'], standalone_mode=False)\nexcept SystemExit:\n    pass",
+        "from holdfast.cli.main import main\ntry:\n    main(['trian'])\nexcept SystemExit:\n    pass",
+    ],
+    ids=["import", "definitions", "help", "did you mean"],
+)
+def test_nothing_heavy_is_loaded(code: str) -> None:
+    assert loaded(code) & HEAVY == set()
+
+
+def test_every_command_loads_and_has_help() -> None:
+    """Each entry of the table leads to a command whose help says what it does."""
+    from click.testing import CliRunner
+
+    from holdfast.cli.main import COMMANDS, cli
+
+    for name, (_, _, line) in COMMANDS.items():
+        result = CliRunner().invoke(cli, [name, "--help"], catch_exceptions=False)
+        assert result.exit_code == 0, name
+        assert "Usage:" in result.output and line
+
+
+def test_the_public_face_is_what_all_says() -> None:
+    import holdfast
+
+    assert sorted(holdfast.__all__) == sorted(set(holdfast.__all__))
+    for name in holdfast.__all__:
+        assert getattr(holdfast, name) is not None
+    with pytest.raises(AttributeError, match="no attribute"):
+        _ = holdfast.nothing_of_the_kind
