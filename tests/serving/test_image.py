@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +16,9 @@ from holdfast.core.errors import BadInput
 from holdfast.registry import versions
 from holdfast.serving import image
 from holdfast.workspace import Workspace
-from tests.serving.world import add_package, serving
+from tests.serving.world import add_package, peer_environment, serving
 
 BASE = "python@sha256:" + "a" * 64
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("base", ["python:3.11-slim", "python@sha256:abc", "python:3.11\nRUN rm", BASE + "\nRUN x"])
@@ -107,25 +104,11 @@ def test_names_kubernetes_does_not_take(name: str) -> None:
 
 @pytest.mark.peer
 def test_manifests_are_valid_kubernetes(tmp_path: Path) -> None:
-    peer = ROOT / ".cache" / "peers" / "k8s"
-    python = peer / "bin" / "python"
-    if not (peer / "bin" / "kubernetes-validate").exists():
-        venv.create(peer, with_pip=True)
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "-q", "-r", ROOT / "tests" / "peers" / "k8s.txt"], check=False
-        )
-        if done.returncode:
-            if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
-                pytest.fail("kubernetes-validate cannot be installed")
-            pytest.skip("kubernetes-validate cannot be installed here")
+    validate = peer_environment("k8s", "kubernetes_validate").parent / "kubernetes-validate"
     written(tmp_path)
     files = [str(p) for p in tmp_path.glob("*.yaml") if p.name != "compose.yaml"]
-    done = subprocess.run(
-        [peer / "bin" / "kubernetes-validate", "--strict", *files], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([validate, "--strict", *files], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     broken = tmp_path / "broken.yaml"
     broken.write_text((tmp_path / "deployment.yaml").read_text().replace("maxSurge", "maxSurgery"))
-    assert subprocess.run(
-        [peer / "bin" / "kubernetes-validate", "--strict", broken], capture_output=True, check=False
-    ).returncode
+    assert subprocess.run([validate, "--strict", broken], capture_output=True, check=False).returncode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ import pytest
 from holdfast.core.records import FieldSpec
 from holdfast.serving.replica import Replica
 from holdfast.workspace import Workspace
-from tests.serving.world import Ask, add_package, arm, fields, in_process, probability, put_release
+from tests.serving.world import (
+    Ask,
+    add_package,
+    arm,
+    fields,
+    in_process,
+    peer_environment,
+    probability,
+    put_release,
+    serving,
+)
 
 ROW = {"a": 0.5, "b": 0.25}
 
@@ -144,3 +155,38 @@ def _refs(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [v for k, v in value.items() if k == "$ref"] + [r for v in value.values() for r in _refs(v)]
     return [r for v in value for r in _refs(v)] if isinstance(value, list) else []
+
+
+TRITON = """
+import sys, numpy as np, tritonclient.http as t
+client = t.InferenceServerClient(sys.argv[1])
+assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("toy")
+meta = client.get_model_metadata("toy")
+tensors = []
+for spec, values in zip(meta["inputs"], ([0.5, -2.0], [0.25, 1.0])):
+    tensor = t.InferInput(spec["name"], [2], spec["datatype"])
+    tensor.set_data_from_numpy(np.array(values), binary_data=False)
+    tensors.append(tensor)
+wanted = [t.InferRequestedOutput(o["name"], binary_data=False) for o in meta["outputs"]]
+answer = client.infer("toy", tensors, outputs=wanted, request_id="q7")
+assert answer.get_response()["id"] == "q7"
+print(answer.as_numpy("output").tolist(), round(float(answer.as_numpy("score")[0]), 6))
+try:
+    client.infer("nobody", tensors)
+except t.InferenceServerException as problem:
+    print("refused:", problem)
+"""
+
+
+@pytest.mark.peer
+def test_a_real_open_inference_client(workspace: Workspace) -> None:
+    python = peer_environment("oip", "tritonclient")
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    with serving(workspace, "--replicas", "2") as server:
+        server.until_version(1)
+        done = subprocess.run(
+            [python, "-c", TRITON, f"127.0.0.1:{server.port}"], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == f"[1, 0] {round(probability(ROW), 6)}"
+    assert "unknown model 'nobody'" in done.stdout

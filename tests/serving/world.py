@@ -12,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import venv
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 
 from holdfast.core.records import Arm, FieldSpec, FileRef, Package, Release
 from holdfast.registry import package as packages
@@ -226,3 +228,24 @@ def in_process(workspace: Workspace, story: Callable[[Replica, Ask], Awaitable[N
 async def until_sequence(replica: Replica, sequence: int) -> None:
     while replica.predictions.state is None or replica.predictions.state.release.sequence < sequence:
         await asyncio.sleep(0.01)
+
+
+def peer_environment(name: str, module: str) -> Path:
+    """The Python of another project's tool, in an environment of its own from ``tests/peers/<name>.txt``; made once."""
+    root = Path(__file__).parents[2]
+    folder = root / ".cache" / "peers" / name
+    python = folder / "bin" / "python"
+    probe = [str(python), "-c", f"import {module}"]
+    if python.exists() and subprocess.run(probe, capture_output=True, check=False).returncode == 0:
+        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    venv.create(folder, with_pip=True, clear=True)
+    pins = root / "tests" / "peers" / f"{name}.txt"
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "-q", "-r", pins], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
+            pytest.fail(f"the environment of {name} cannot be made: {done.stderr[-500:]}")
+        pytest.skip(f"the environment of {name} cannot be made here")
+    return python
