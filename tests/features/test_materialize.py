@@ -42,7 +42,9 @@ def test_in_steps_and_mixed_with_pushes_is_the_definition(tmp_path: Path, engine
     with EmbeddedOnlineStore(tmp_path / "online", map_size=1 << 28) as online:
         for end in ends:
             for _ in range(rng.choice([1, 2])):
-                materialize.run(online, engine, [world.view], {"src": table}, start=None, end=end, chunk_rows=rng.choice([7, 10**6]))
+                materialize.run(
+                    online, engine, [world.view], {"src": table}, start=None, end=end, chunk_rows=rng.choice([7, 10**6])
+                )
             compare(world, online, [*world.rows, *pushed], end)
             with push.Pusher(tmp_path, online, [world.view], durable=False) as pusher:
                 early = [r for r in world.rows if r["_arrival"] <= end]
@@ -55,7 +57,12 @@ def test_in_steps_and_mixed_with_pushes_is_the_definition(tmp_path: Path, engine
 def test_a_crash_between_chunks_is_resumed(tmp_path: Path, engine: DuckdbEngine) -> None:
     n = 5_000
     path = tmp_path / "s.parquet"
-    pq.write_table(pa.table({"k": range(n), "t": pa.array(range(n), pa.timestamp("us", "UTC")), "x": [float(i) for i in range(n)]}), path)
+    pq.write_table(
+        pa.table(
+            {"k": range(n), "t": pa.array(range(n), pa.timestamp("us", "UTC")), "x": [float(i) for i in range(n)]}
+        ),
+        path,
+    )
     view = d.FeatureView("v", [d.Entity("k")], d.Source("s", "s.parquet", timestamp="t"), [d.Field("x")])
 
     class Crash(Exception):

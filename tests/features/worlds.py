@@ -37,7 +37,9 @@ class World:
     def view(self) -> d.FeatureView:
         return self.service.views[0]
 
-    def answers(self, known_rows: list[dict[str, Any]], question: dict[str, Any], at: int) -> dict[str, tuple[Any, float]]:
+    def answers(
+        self, known_rows: list[dict[str, Any]], question: dict[str, Any], at: int
+    ) -> dict[str, tuple[Any, float]]:
         """By the oracle: column → (value, slack)."""
         rows = oracle.known(oracle.once(known_rows), self.keys, question, at)
         out: dict[str, tuple[Any, float]] = {}
@@ -63,14 +65,23 @@ def make(seed: int) -> World:
     windows = [timedelta(microseconds=s) for s in spans]
     features: list[d.Field | d.Aggregation] = []
     if rng.random() < 0.7:
-        features += rng.sample([d.Field("f"), d.Field("i", int), d.Field("s", str), d.Field("whole", float, column="i2")], rng.randint(1, 4))
+        features += rng.sample(
+            [d.Field("f"), d.Field("i", int), d.Field("s", str), d.Field("whole", float, column="i2")],
+            rng.randint(1, 4),
+        )
     tame = ["count", "sum", "mean", "min", "max", "last", "first", "std", "distinct"]
     wild = ["count", "sum", "mean", "min", "max", "last", "first", "distinct"]
     text = ["count", "min", "max", "last", "first", "distinct", "approx_distinct"]
     for column, functions in (("f", tame), ("i2", tame), ("i", wild), ("g", wild), ("s", text)):
         if rng.random() < 0.55 or (column == "f" and not features):
             features.append(
-                d.Aggregation(column, rng.sample(functions, rng.randint(1, len(functions))), windows, where=where, name=f"{column}_w")
+                d.Aggregation(
+                    column,
+                    rng.sample(functions, rng.randint(1, len(functions))),
+                    windows,
+                    where=where,
+                    name=f"{column}_w",
+                )
             )
     schema = {"a": int, "b": str, "f": float, "i": int, "i2": int, "g": float, "s": str, "w": int}
     source = d.Source(
@@ -102,8 +113,19 @@ def make(seed: int) -> World:
     questions = []
     edges = [r["_time"] for r in rows] + [r["_arrival"] for r in rows] or [START]
     for _ in range(60):
-        at = rng.choice([rng.choice(edges) + rng.choice([0, *spans, *([ttl] if ttl else [])]) + rng.choice([-1, 0, 0, 1]), START + rng.randint(-10, 30) * UNIT // 2])
-        questions.append({"a": rng.choice([None, *a_values, *a_values, 12345]), "b": rng.choice([None, "1", "x", "ü", "nobody"]), "at": at})
+        at = rng.choice(
+            [
+                rng.choice(edges) + rng.choice([0, *spans, *([ttl] if ttl else [])]) + rng.choice([-1, 0, 0, 1]),
+                START + rng.randint(-10, 30) * UNIT // 2,
+            ]
+        )
+        questions.append(
+            {
+                "a": rng.choice([None, *a_values, *a_values, 12345]),
+                "b": rng.choice([None, "1", "x", "ü", "nobody"]),
+                "at": at,
+            }
+        )
     return World(
         seed, d.FeatureService("svc", [view]), rows, questions, arrival, sequence, where, keys, ttl, features
     )  # fmt: skip
@@ -125,7 +147,9 @@ def instants(rng: random.Random, values: list[int], *, naive: bool = True) -> pa
     if kind == 1:
         return pa.array(values, pa.int64()).cast(pa.timestamp("us", tz=rng.choice(ZONES)))
     if kind == 2:
-        return pa.array([v * 1000 + rng.randrange(1000) for v in values], pa.int64()).cast(pa.timestamp("ns", tz=rng.choice(ZONES)))
+        return pa.array([v * 1000 + rng.randrange(1000) for v in values], pa.int64()).cast(
+            pa.timestamp("ns", tz=rng.choice(ZONES))
+        )
     if kind == 3:
         return pa.array([from_us(v).isoformat() for v in values])
     return pa.array(values, pa.int64()).cast(pa.timestamp("us"))
@@ -135,7 +159,32 @@ def table(world: World, rng: random.Random) -> pa.Table:
     """The rows as a source table, in random order."""
     rows = [shown(r) for r in world.rows]
     rng.shuffle(rows)
-    types = {"a": pa.int64(), "b": pa.string(), "f": pa.float64(), "i": pa.int64(), "i2": pa.int32(), "g": pa.float64(), "s": pa.string(), "w": pa.int64(), "seq": pa.int64()}
-    names = ["a", "b", "f", "i", "i2", "g", "s", "w", "t", *(["known"] if world.arrival else []), *(["seq"] if world.sequence else [])]
-    columns = {n: instants(rng, [r[n] for r in rows]) if n in ("t", "known") else pa.array([r[n] for r in rows], types[n]) for n in names}
+    types = {
+        "a": pa.int64(),
+        "b": pa.string(),
+        "f": pa.float64(),
+        "i": pa.int64(),
+        "i2": pa.int32(),
+        "g": pa.float64(),
+        "s": pa.string(),
+        "w": pa.int64(),
+        "seq": pa.int64(),
+    }
+    names = [
+        "a",
+        "b",
+        "f",
+        "i",
+        "i2",
+        "g",
+        "s",
+        "w",
+        "t",
+        *(["known"] if world.arrival else []),
+        *(["seq"] if world.sequence else []),
+    ]
+    columns = {
+        n: instants(rng, [r[n] for r in rows]) if n in ("t", "known") else pa.array([r[n] for r in rows], types[n])
+        for n in names
+    }
     return pa.table(columns)

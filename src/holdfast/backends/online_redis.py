@@ -29,7 +29,7 @@ class RedisOnlineStore:
             import redis
         except ImportError as error:
             raise BadConfig("the Redis client is not installed", hint="pip install 'holdfast[redis]'") from error
-        self._redis = redis
+        self._redis: Any = redis
         self._prefix = prefix
         base, _, query = url.partition("?")
         options = [part for part in query.split("&") if part]
@@ -37,7 +37,7 @@ class RedisOnlineStore:
             if option.startswith("prefix="):
                 self._prefix = option[len("prefix=") :].encode() + b":"
                 options.remove(option)
-        self._client = redis.Redis.from_url(
+        self._client: Any = redis.Redis.from_url(
             base + ("?" + "&".join(options) if options else ""), socket_timeout=timeout, socket_connect_timeout=timeout
         )
 
@@ -48,7 +48,9 @@ class RedisOnlineStore:
         stored: list[Buffer | None] = self._call(lambda: self._client.mget([prefix + key for key in keys]))
         return use(stored)
 
-    def update(self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None) -> None:
+    def update(
+        self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None
+    ) -> None:
         # a mark says that everything before it is there, so it goes with the last batch
         batches = [groups[i : i + _BATCH] for i in range(0, len(groups), _BATCH)] or [()]
         for i, batch in enumerate(batches):
@@ -75,7 +77,9 @@ class RedisOnlineStore:
                     continue
         raise Unavailable("the online store is written by too many at once", hint="push through one feature server")
 
-    def _queue(self, pipe: Any, groups: Sequence[tuple[Sequence[bytes], Merge]], stored: dict[bytes, Buffer | None]) -> None:
+    def _queue(
+        self, pipe: Any, groups: Sequence[tuple[Sequence[bytes], Merge]], stored: dict[bytes, Buffer | None]
+    ) -> None:
         for group, merge in groups:
             names = [self._prefix + key for key in group]
             old = [stored[name] for name in names]
@@ -124,7 +128,9 @@ class RedisOnlineStore:
         try:
             return action()
         except self._redis.RedisError as error:
-            raise Unavailable(f"the online store cannot be reached: {error}", hint="check [online] url and that Redis runs") from error
+            raise Unavailable(
+                f"the online store cannot be reached: {error}", hint="check [online] url and that Redis runs"
+            ) from error
 
 
 def _escape(text: bytes) -> bytes:

@@ -41,7 +41,6 @@ Event = tuple[int, int, int, int, tuple[Any, ...]]
 """One event of one entity: (time, arrival, sequence, id, values). ``values`` are the view's value columns, None where null
 or filtered away. Tuples, because pushes make many; they order as events do."""
 
-TIME, ARRIVAL, SEQUENCE, ID, VALUES = range(5)
 _SMALL = 128
 
 
@@ -267,7 +266,7 @@ def merge(
         key = (time, identity)
         known = fresh.get(key)
         if known is not None:
-            if arrival < known[ARRIVAL]:
+            if arrival < known[1]:
                 fresh[key] = event
             continue
         for block in (old_tail, old_base):
@@ -285,10 +284,10 @@ def merge(
     if not rebuild and in_tail + len(fresh) <= max(TAIL_MOST, in_base // 32):
         every = (decode(tail) if tail is not None else []) + list(fresh.values())
         return (base, build(every, distinct))
-    known_all = {(e[TIME], e[ID]): e for block in (base, tail) if block is not None for e in decode(block)}
+    known_all = {(e[0], e[3]): e for block in (base, tail) if block is not None for e in decode(block)}
     known_all.update(fresh)
-    horizon = max(min(e[TIME], e[ARRIVAL]) for e in known_all.values()) - retention
-    return (build([e for e in known_all.values() if e[TIME] > horizon], distinct), None)
+    horizon = max(min(e[0], e[1]) for e in known_all.values()) - retention
+    return (build([e for e in known_all.values() if e[0] > horizon], distinct), None)
 
 
 def spare(retention: int) -> int:
@@ -332,7 +331,7 @@ class Window:
 
 def _arrived(block: Block, at: int) -> bytes | None:
     """The part of a block that had arrived by ``at``: the rare case of a request behind the newest arrival."""
-    events = [e for e in decode(block.buffer) if e[ARRIVAL] <= at]
+    events = [e for e in decode(block.buffer) if e[1] <= at]
     if not events:
         return None
     flags = [block.cells[HEADER + 3 * c + 2] & DISTINCT > 0 for c in range(block.width)]

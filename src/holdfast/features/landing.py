@@ -101,8 +101,8 @@ def to_table(pushes: Iterable[Pushed], timestamp: str | None, arrival: str | Non
         values = [row.get(name) for row in rows]
         if name in (timestamp, arrival):
             columns[name] = pa.array(values, pa.int64()).cast(instant)
-        elif any(v is not None for v in values):
-            columns[name] = _array(values)
+        else:
+            columns[name] = _array(values)  # a column without any value has Arrow's null type, which joins with all
     if arrival is None:
         columns[ARRIVED] = pa.array(came, pa.int64())
     return pa.table(columns)

@@ -50,7 +50,9 @@ def run(
     for view in views:
         plan = view_plan(view)
         if plan["source"] not in sources:
-            raise NotFound(f"no data for source {plan['source']!r}", hint=did_you_mean(plan["source"], sources, kind="source"))
+            raise NotFound(
+                f"no data for source {plan['source']!r}", hint=did_you_mean(plan["source"], sources, kind="source")
+            )
         out.append(_View(online, engine, plan, sources[plan["source"]], start, end, tell, chunk_rows).run())
     return out
 
@@ -63,7 +65,15 @@ def progress_of(online: OnlineStore, version: str) -> int | None:
 
 class _View:
     def __init__(
-        self, online: OnlineStore, engine: Engine, plan: Json, tables: Any, start: int | None, end: int, tell: Progress, chunk: int
+        self,
+        online: OnlineStore,
+        engine: Engine,
+        plan: Json,
+        tables: Any,
+        start: int | None,
+        end: int,
+        tell: Progress,
+        chunk: int,
     ) -> None:
         self.online, self.engine, self.plan, self.tell, self.chunk_rows = online, engine, plan, tell, chunk
         self.query = ViewQuery(engine, plan, tables)
@@ -107,7 +117,10 @@ class _View:
             entities += self._chunk(chunk, chunks, until)
             self.online.update([], meta={mark: str(chunk + 1).encode()})
         upto = max(progress_of(self.online, plan["version"]) or self.end, self.end)
-        marks = {f"upto/{plan['version']}": str(upto).encode(), f"keys/{plan['version']}": msgspec.json.encode(self.types)}
+        marks = {
+            f"upto/{plan['version']}": str(upto).encode(),
+            f"keys/{plan['version']}": msgspec.json.encode(self.types),
+        }
         self.online.update([], meta=marks)
         self.online.flush()
         self.tell(chunks, chunks, plan["name"])
@@ -118,7 +131,9 @@ class _View:
 
     def _count(self, until: int | None) -> int:
         inner = self.query.select(since=self.start, until=until, keys=False, ordered=False)
-        return int(self.engine.query(f"SELECT count(*) FROM ({inner})", tables=self.query.relation.tables)[0][0].as_py())
+        return int(
+            self.engine.query(f"SELECT count(*) FROM ({inner})", tables=self.query.relation.tables)[0][0].as_py()
+        )
 
     def _chunk(self, chunk: int, chunks: int, until: int | None) -> int:
         """One chunk of whole entities, written in batches; the number of entities."""
@@ -153,7 +168,9 @@ class _View:
             times, arrivals, sequences = columns[width : width + 3]
             values = list(zip(*columns[width + 3 :], strict=True))
             groups: list[tuple[Sequence[bytes], Merge]] = []
-            for key, time, arrival, sequence, row in zip(zip(*columns[:width], strict=True), times, arrivals, sequences, values, strict=True):
+            for key, time, arrival, sequence, row in zip(
+                zip(*columns[:width], strict=True), times, arrivals, sequences, values, strict=True
+            ):
                 groups.append(((prefix + encode_key(key) + suffix,), partial(_one, (time, arrival, sequence, row))))
             self.online.update(groups)
         return int(table.num_rows)

@@ -1,8 +1,8 @@
 """The contract of ``core.ports.OnlineStore`` as a test class: give it a ``store`` fixture and it proves the rest.
 
-    class TestMyStore(OnlineStoreContract):
-        @pytest.fixture
-        def store(self): ...
+class TestMyStore(OnlineStoreContract):
+    @pytest.fixture
+    def store(self): ...
 """
 
 from __future__ import annotations
