@@ -19,6 +19,7 @@ from holdfast.backends.runs_schema import upgrade
 from holdfast.backends.runs_search import RUNS, fingerprint, read_token, write_token
 from holdfast.backends.sql_database import Database
 from holdfast.core.errors import BadInput, Conflict, NotFound
+from holdfast.core.records import Json
 from holdfast.core.tracking import (
     Clause,
     DatasetInput,
@@ -31,7 +32,7 @@ from holdfast.core.tracking import (
 )
 
 RUN_NAME_TAG = "mlflow.runName"
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}\Z")
 
 
 class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
@@ -74,7 +75,7 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
     ) -> Run:
         number = experiment_number(experiment_id)
         if run_id is not None and not _RUN_ID.match(run_id):
-            raise BadInput(f"Invalid run id: {run_id[:80]!r}", hint="letters, digits, - and _, at most 64")
+            raise BadInput(f"Invalid run id: {run_id[:80]!r}", hint="letters, digits, - and _, at most 256")
         run_id = run_id or secrets.token_hex(16)
         with self._db.transaction():
             parent = self._db.execute(
@@ -244,6 +245,23 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
             number = self._run_number(run_id, active=True)
             sql = "INSERT INTO model_outputs (run, model_id, step) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
             self._db.executemany(sql, [(number, m.model_id, m.step) for m in models])
+
+    def dataset_summaries(self, experiment_ids: Sequence[str], *, limit: int) -> list[Json]:
+        numbers = [experiment_number(e) for e in experiment_ids]
+        rows = self._db.select_in(
+            "SELECT DISTINCT d.experiment, d.name, d.digest, i.context FROM inputs i JOIN datasets d ON d.id = i.dataset "
+            "WHERE d.experiment IN ({in}) ORDER BY d.experiment, d.name, d.digest",
+            numbers,
+        )
+        return [
+            {
+                "experiment_id": str(r[0]),
+                "name": r[1],
+                "digest": r[2],
+                **({"context": r[3]} if r[3] is not None else {}),
+            }
+            for r in rows[:limit]
+        ]
 
     def search_runs(
         self,

@@ -254,6 +254,9 @@ class RunStore(Protocol):
 
     def log_outputs(self, run_id: str, models: Sequence[ModelOutput]) -> None: ...
 
+    def dataset_summaries(self, experiment_ids: Sequence[str], *, limit: int) -> list[Json]:
+        """``{experiment_id, name, digest, context}`` of datasets that runs read, each once."""
+
     def search_runs(
         self,
         experiment_ids: Sequence[str],

@@ -5,6 +5,7 @@ Replicas never ask it anything: it may be down and predictions go on.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -124,7 +125,7 @@ def role_of(method: str, path: str) -> Role | None:
     path = normal_path(path)
     if path in _OPEN:
         return None
-    reads = method in ("GET", "HEAD") or path.endswith(("/search", "/get-latest-versions"))
+    reads = method in ("GET", "HEAD") or path.endswith(("/search", "/search-datasets", "/get-latest-versions"))
     return "read" if reads else "write"
 
 
@@ -212,6 +213,9 @@ def serve(workspace: Workspace, *, host: str, port: int, ready: Callable[[str, i
         timeout_graceful_shutdown=10,
     )
     server = uvicorn.Server(config)
+    # What is loaded stays; large answers are lists without cycles, which the collector need not walk again and again.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
     if ready is not None:
         ready(host, listener.getsockname()[1])
     try:

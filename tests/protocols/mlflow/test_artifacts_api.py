@@ -218,3 +218,18 @@ def test_errors_of_ours_show_no_inside(local: Api, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(type(local.workspace.runs), "get_run", broken)
     response = local.http.get("/api/2.0/mlflow/runs/get", params={"run_id": "x"})
     assert response.status_code == 500 and "secret" not in response.text and "Traceback" not in response.text
+
+
+def test_a_browsers_upload(local: Api) -> None:
+    run_id = local.run()
+    url = "/ajax-api/2.0/mlflow/upload-artifact"
+    for query, data, text in (
+        ({}, b"x", "Request must specify run_uuid."),
+        ({"run_uuid": run_id}, b"x", "Request must specify path."),
+        ({"run_uuid": run_id, "path": "../t"}, b"x", "Invalid path"),
+        ({"run_uuid": run_id, "path": "t"}, b"", "Request must specify data."),
+    ):
+        response = local.http.post(url, params=query, content=data)
+        assert response.status_code == 400 and text in response.json()["message"]
+    assert local.http.post(url, params={"run_uuid": run_id, "path": "t.txt"}, content=b"hello").status_code == 200
+    assert local.http.get("/get-artifact", params={"run_uuid": run_id, "path": "t.txt"}).text == "hello"

@@ -195,8 +195,19 @@ def test_bytes_kept_elsewhere_have_no_approvable_content(gated: Api) -> None:
 )
 def test_sources_that_choose_server_paths_are_refused(local: Api, source: str) -> None:
     local.post("registered-models/create", name="m")
-    local.post("model-versions/create", 400, name="m", source=source)
+    error = local.post("model-versions/create", 400, name="m", source=source)
+    relative = ".." in source or "%2e" in source
+    assert ("without relative path references" if relative else "To use a local path") in error["message"]
     assert local.get("model-versions/search") == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["mlflow-artifacts:/models///", "mlflow-artifacts:/a///b", "s3://bucket/x", "mlflow-artifacts://host:9000/m/..../"],
+)
+def test_sources_that_are_merely_odd_are_taken(local: Api, source: str) -> None:
+    local.post("registered-models/create", name="m")
+    assert local.post("model-versions/create", name="m", source=source)["model_version"]["source"] == source
 
 
 def test_a_source_belongs_to_the_run_it_claims(local: Api) -> None:

@@ -230,3 +230,52 @@ def test_hard_deletion_removes_what_was_logged(api: Api) -> None:
     assert [api.workspace.objects.get(sha) for sha in loose] == [b"own"]
     api.get("runs/get", 404, run_id=gone)
     assert math.isclose(float(data(api, kept)["metrics"]["m"]), 1.0)
+
+
+def test_what_browsers_ask_for_charts(api: Api) -> None:
+    runs = []
+    for steps in (10, 20):
+        run_id = api.run()
+        runs.append(run_id)
+        points = [{"key": "m", "value": 10.0, "timestamp": 1, "step": i} for i in range(steps)]
+        api.post("runs/log-batch", run_id=run_id, metrics=points)
+
+    def sampled(**query: Any) -> list[tuple[str, int]]:
+        found = api.get("/ajax-api/2.0/mlflow/metrics/get-history-bulk-interval", metric_key="m", **query)
+        return [(p["run_id"], p["step"]) for p in found["metrics"]]
+
+    first, second = runs
+    assert sampled(run_ids=[first], max_results=5) == [(first, s) for s in (0, 2, 4, 6, 8, 9)]
+    assert sampled(run_ids=[first], max_results=5, start_step=0, end_step=4) == [(first, s) for s in range(5)]
+    both = sampled(run_ids=runs, max_results=5)
+    assert both == [(first, s) for s in (0, 4, 8, 9)] + [(second, s) for s in (0, 4, 8, 9, 12, 16, 19)]
+    bulk = api.get("/ajax-api/2.0/mlflow/metrics/get-history-bulk", run_id=runs, metric_key="m", max_results=12)[
+        "metrics"
+    ]
+    assert len(bulk) == 12 and [p["run_id"] for p in bulk] == sorted(p["run_id"] for p in bulk)
+    refusals = [
+        ("get-history-bulk-interval", {"metric_key": "m"}, "Missing value for required parameter 'run_ids'."),
+        ("get-history-bulk-interval", {"run_ids": [first], "metric_key": "m", "max_results": 0}, "between 1 and 2500"),
+        (
+            "get-history-bulk-interval",
+            {"run_ids": [first], "metric_key": "m", "start_step": 1},
+            "both must be specified",
+        ),
+        ("get-history-bulk-interval", {"run_ids": [first] * 101, "metric_key": "m"}, "at most 100 run_ids"),
+        ("get-history-bulk", {"metric_key": "m"}, "must specify at least one run_id"),
+        ("get-history-bulk", {"run_id": ["x"] * 101, "metric_key": "m"}, "cannot specify more than"),
+        ("get-history-bulk", {"run_id": ["x"]}, "must specify a metric_key"),
+    ]
+    for path, query, text in refusals:
+        assert text in api.get(f"metrics/{path}", 400, **query)["message"]
+
+
+def test_datasets_of_experiments(api: Api) -> None:
+    experiment = api.experiment()
+    dataset = {"name": "d", "digest": "x", "source_type": "s", "source": "s"}
+    given = {"dataset": dataset, "tags": [{"key": "mlflow.data.context", "value": "training"}]}
+    for _ in range(2):
+        api.post("runs/log-inputs", run_id=api.run(experiment), datasets=[given])
+    found = api.post("experiments/search-datasets", experiment_ids=[experiment])["dataset_summaries"]
+    assert found == [{"experiment_id": experiment, "name": "d", "digest": "x", "context": "training"}]
+    assert "at least one" in api.post("experiments/search-datasets", 400)["message"]

@@ -16,7 +16,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from holdfast.core.errors import HoldfastError, NotAllowed, TooMuch
+from holdfast.core.errors import BadInput, HoldfastError, NotAllowed, TooMuch
 from holdfast.core.records import Json
 from holdfast.protocols.mlflow import (
     routes_artifacts,
@@ -41,6 +41,7 @@ ROUTES: list[Route] = [
     *routes_artifacts.ROUTES,
 ]
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
+UPLOAD = "/api/2.0/mlflow/upload-artifact"
 REQUEST_ID = b"x-holdfast-request-id"
 MAX_JSON = 20 * 1024 * 1024
 MAX_ARTIFACT = 64 * 1024**3
@@ -132,6 +133,8 @@ class MlflowApp:
             await self._call(route, {}, scope, receive, send)
         elif path.startswith(ARTIFACTS):
             await self._artifact(method, path[len(ARTIFACTS) :], scope, receive, send)
+        elif path == UPLOAD:
+            await self._browser_upload(scope, receive, send)
         elif path in ("/get-artifact", "/model-versions/get-artifact"):
             await self._legacy_artifact(path, scope, receive, send)
         else:
@@ -201,6 +204,22 @@ class MlflowApp:
                 await _send(send, 200, b"{}")
             case _:
                 raise ProtocolError("BAD_REQUEST", f"{method} is not allowed here.", status=405)
+
+    async def _browser_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            raise ProtocolError("BAD_REQUEST", f"{scope['method']} is not allowed here.", status=405)
+        headers = dict(scope["headers"])
+        ctx = self._context(headers)
+        request = wire.query_fields(scope["query_string"], {})
+        for name in ("run_uuid", "path"):
+            if not request.get(name):
+                raise BadInput(f"Request must specify {name}.")
+        check_path(request["path"])
+        if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+            raise BadInput("Request must specify data.")
+        path = await self._run(transfer.run_artifact_path, ctx, request)
+        await transfer.upload(ctx, path, receive, scratch=self.scratch, most=10 * 1024 * 1024, run=self._run)
+        await _send(send, 200, b"{}")
 
     async def _legacy_artifact(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in ("GET", "HEAD"):

@@ -3,8 +3,10 @@
 # ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -145,8 +147,7 @@ def _root(ctx: Context, source: str, run_id: str | None, model_id: str | None) -
         except NotFound:
             return None
         return location(f"{uri}/{path}" if path else uri)
-    if ".." in source.replace("\\", "/").split("/") or "%2e%2e" in source.lower():
-        raise BadInput(f"Invalid model version source: '{source}'. A source may not leave its folder.")
+    source = _plain_source(source)
     if source.startswith(("/", "file:", "./", "~")):
         raise BadInput(
             f"Invalid model version source: '{source}'. To use a local path as a model version source, the run_id "
@@ -166,6 +167,26 @@ def _root(ctx: Context, source: str, run_id: str | None, model_id: str | None) -
         if home is not None and not inside and logged is None:
             raise BadInput(f"Invalid model version source: '{source}' is not inside the artifacts of run {run_id}")
     return root
+
+
+def _plain_source(source: str) -> str:
+    """A source without doubled slashes.
+
+    Raises:
+        BadInput: some layer of encoding in it hides a way out of its folder.
+    """
+    decoded, before = source, ""
+    while decoded != before:
+        before, decoded = decoded, unquote(decoded)
+    if "\0" in decoded or ".." in decoded.replace("\\", "/").split("/"):
+        raise BadInput(
+            f"Invalid model version source: '{source}'. If supplying a source as an http, https, local file path, ftp, "
+            "objectstore, or mlflow-artifacts uri, an absolute path must be provided without relative path references "
+            "present. Please provide an absolute path."
+        )
+    scheme, colon, rest = source.partition(":")
+    host = "//" if rest.startswith("//") else ""
+    return scheme + colon + host + re.sub(r"/+", "/", rest[len(host) :]) if colon else re.sub(r"/+", "/", source)
 
 
 def _model_id(q: Json) -> str | None:

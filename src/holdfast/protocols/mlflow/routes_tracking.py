@@ -3,6 +3,7 @@
 # ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ from holdfast.protocols.mlflow.wire import (
     objects,
     optional,
     required,
+    shown_number,
 )
 from holdfast.protocols.mlflow.wire import number as as_number
 
@@ -27,6 +29,7 @@ _VIEWS: dict[str, View] = {"ACTIVE_ONLY": "active", "DELETED_ONLY": "deleted", "
 _STATUS_NUMBERS = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
 _TAG_FIELDS = {"key": Field("str", True), "value": Field("str")}
 _MANY = 10_000_000
+_BULK_RUNS = 100
 
 
 # --- experiments ------------------------------------------------------------------------------------------------------
@@ -116,8 +119,16 @@ def create_run(ctx: Context, q: Json) -> Json:
     name = name or tagged or _made_up_name(at)
     tags["mlflow.runName"] = name
     started = us(q["start_time"], "start_time") if "start_time" in q else at
+    # `holdfast run` names its run itself, so that training can start while the server is away.
+    run_id = tags.pop("holdfast.run_id", None)
     run = ctx.runs.create_run(
-        q.get("experiment_id") or "0", at=at, name=name, user=q.get("user_id", ""), tags=tags, started=started
+        q.get("experiment_id") or "0",
+        at=at,
+        name=name,
+        user=q.get("user_id", ""),
+        tags=tags,
+        run_id=run_id,
+        started=started,
     )
     return {"run": translate.run(run)}
 
@@ -269,33 +280,100 @@ def metric_history(ctx: Context, q: Json) -> Json:
         limit=min(limit, 25_000) if "max_results" in q else limit,
         token=q.get("page_token"),
     )
-    return _page({"metrics": [translate.metric(p) for p in points]}, token)
+    # A history may hold 100,000 points: no call per point.
+    key, finite = q["metric_key"], math.isfinite
+    shown = [
+        {
+            "key": key,
+            "value": p.value if finite(p.value) else shown_number(p.value),
+            "timestamp": p.at // 1000,
+            "step": p.step,
+        }
+        for p in points
+    ]
+    return _page({"metrics": shown}, token)
 
 
 def metric_history_bulk(ctx: Context, q: Json) -> Json:
-    run_ids = q.get("run_ids", [])
+    """Histories of several runs for a chart, each point with its run."""
+    run_ids = q.get("run_id", [])
     if not run_ids:
-        raise BadInput("GetMetricHistoryBulkInterval request must specify at least one run_id.")
-    if len(run_ids) > 100:
-        raise BadInput("GetMetricHistoryBulkInterval request must specify at most 100 run_ids.")
-    first, last = q.get("start_step"), q.get("end_step")
-    if first is not None and last is not None and first > last:
-        raise BadInput(f"end_step must be greater than start_step. Found start_step={first} and end_step={last}.")
-    most = limits.page_size(q.get("max_results"), 320, 2500)
+        raise BadInput("GetMetricHistoryBulk request must specify at least one run_id.")
+    if len(run_ids) > _BULK_RUNS:
+        raise BadInput(
+            f"GetMetricHistoryBulk request cannot specify more than {_BULK_RUNS} run_ids. Received {len(run_ids)} run_ids."
+        )
+    if not q.get("metric_key"):
+        raise BadInput("GetMetricHistoryBulk request must specify a metric_key.")
+    left = limits.page_size(q.get("max_results"), 25_000, 25_000)
     found: list[Json] = []
-    for run_id in run_ids:
-        points, _ = ctx.runs.metric_history(run_id, q["metric_key"], limit=_MANY)
-        points = [p for p in points if (first is None or p.step >= first) and (last is None or p.step <= last)]
-        points.sort(key=lambda p: (p.step, p.at))
-        stride = max(1, -(-len(points) // most))
-        kept = points[::stride]
-        if points and kept[-1] is not points[-1]:
-            kept.append(points[-1])
-        found += [{**translate.metric(p), "run_id": run_id} for p in kept]
+    for run_id in sorted(run_ids):
+        points, _ = ctx.runs.metric_history(run_id, q["metric_key"], limit=max(left, 1)) if left else ([], None)
+        found += [{**translate.metric(p), "run_id": run_id} for p in points]
+        left -= len(points)
     return {"metrics": found} if found else {}
 
 
+def metric_history_sampled(ctx: Context, q: Json) -> Json:
+    """Histories of several runs thinned to about ``max_results`` steps, evenly spaced, with each run's first and last."""
+    run_ids = q.get("run_ids", [])
+    if not run_ids:
+        raise missing("run_ids")
+    if len(run_ids) > _BULK_RUNS:
+        raise BadInput(f"GetMetricHistoryBulkInterval request must specify at most {_BULK_RUNS} run_ids.")
+    most = q.get("max_results", 320)
+    if not 1 <= most <= 2500:
+        raise BadInput("max_results must be between 1 and 2500")
+    first, last = q.get("start_step"), q.get("end_step")
+    if (first is None) != (last is None):
+        raise BadInput("If either start step or end step are specified, both must be specified.")
+    if first is not None and last is not None and first > last:
+        raise BadInput(f"end_step must be greater than start_step. Found start_step={first} and end_step={last}.")
+    histories = {}
+    for run_id in run_ids:
+        points, _ = ctx.runs.metric_history(run_id, q["metric_key"], limit=_MANY)
+        if first is not None and last is not None:
+            points = [p for p in points if first <= p.step <= last]
+        histories[run_id] = sorted(points, key=lambda p: (p.step, p.at, p.value))
+    steps = sorted({p.step for points in histories.values() for p in points})
+    kept = set(sampled(steps, most))
+    for points in histories.values():
+        if points:
+            kept |= {points[0].step, points[-1].step}
+    found = [
+        {**translate.metric(p), "run_id": run_id}
+        for run_id, points in histories.items()
+        for p in points
+        if p.step in kept
+    ]
+    return {"metrics": found} if found else {}
+
+
+def sampled(steps: list[int], most: int) -> list[int]:
+    """About ``most`` of the sorted steps, evenly spaced, the first and the last always."""
+    if len(steps) <= most:
+        return steps
+    kept = steps[:: len(steps) // most]
+    return kept if kept[-1] == steps[-1] else [*kept, steps[-1]]
+
+
+def search_datasets(ctx: Context, q: Json) -> Json:
+    """The datasets that runs of these experiments read."""
+    experiments = q.get("experiment_ids", [])
+    if not experiments:
+        raise BadInput("SearchDatasets request must specify at least one experiment_id.")
+    if len(experiments) > 20:
+        raise BadInput(
+            f"SearchDatasets request cannot specify more than 20 experiment_ids. Received {len(experiments)} experiment_ids."
+        )
+    found = ctx.runs.dataset_summaries(experiments, limit=1000)
+    return {"dataset_summaries": found} if found else {}
+
+
 def log_inputs(ctx: Context, q: Json) -> Json:
+    if not q.get("datasets") and not q.get("models"):
+        raise missing("datasets")
+    _run_id(q)
     datasets = []
     for place, item in enumerate(q.get("datasets", [])):
         dataset = item.get("dataset")
@@ -594,8 +672,15 @@ ROUTES = [
     ),
     Route(
         "GET",
-        f"{_BASE}/metrics/get-history-bulk-interval",
+        f"{_BASE}/metrics/get-history-bulk",
         metric_history_bulk,
+        optional(run_id="strings", metric_key="str", max_results="int"),
+    ),
+    Route("POST", f"{_BASE}/experiments/search-datasets", search_datasets, optional(experiment_ids="strings")),
+    Route(
+        "GET",
+        f"{_BASE}/metrics/get-history-bulk-interval",
+        metric_history_sampled,
         {
             **required(metric_key="str"),
             **optional(run_ids="strings", start_step="int", end_step="int", max_results="int"),
