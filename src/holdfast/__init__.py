@@ -11,8 +11,8 @@ __version__ = "0.1.0"
 
 _DEFINITIONS = (
     "Aggregation", "Drift", "Entity", "FeatureService", "FeatureView", "Field", "Gate", "Label", "Model", "Monitor",
-    "OnDemand", "Retrain", "Rollout", "Rule", "Service", "Source", "Threshold", "TimeSplit", "at_least", "at_most",
-    "better_than", "check", "deterministic", "fairness", "latency", "model", "no_leakage", "not_worse_than_champion", "on_demand",
+    "OnDemand", "Retrain", "Rollout", "Rule", "Service", "Source", "Steps", "Threshold", "TimeSplit", "api", "at_least", "at_most",
+    "better_than", "check", "deterministic", "fairness", "latency", "model", "no_leakage", "not_worse_than_champion", "on_demand", "service",
 )  # fmt: skip
 
 __all__ = [*_DEFINITIONS]

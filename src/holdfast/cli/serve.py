@@ -73,6 +73,7 @@ def serve(
                 project=str(workspace.root), service=service, environment=environment, name=name, listen=listen,
                 lifeline=lifeline, replay=replay, log="durable" if mode == "durable" else "buffered", deadline=deadline,
                 max_rows=max_rows, tokens=tokens if direct else [], hosts=settings.hosts, bind=bind, guarded=direct,
+                steps=bool(declared.get("steps")),
             )  # fmt: skip
             return [sys.executable, "-m", "holdfast.server.dataplane", msgspec.json.encode(told).decode()]
 
@@ -136,9 +137,11 @@ def _declared(workspace: Workspace, service: str) -> dict[str, Any]:
     if child == 0:
         answer: dict[str, Any] = {}
         try:
-            found = workspace.project().services.get(service)
+            project = workspace.project()
+            found = project.services.get(service)
             if found is not None:
                 answer = {"replicas": found.replicas, "log": found.log}
+            answer["steps"] = service in project.steps
         except BaseException:  # noqa: BLE001, S110 - a model can be served without definitions that run
             pass
         os.write(writer, msgspec.json.encode(answer))

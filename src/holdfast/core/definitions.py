@@ -639,6 +639,42 @@ class Service(Definition):
         }  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class Steps(Definition):
+    """A class whose typed methods answer for the service of that name, with its model as one step. Made by ``service``."""
+
+    name: str
+    target: type
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "service")
+
+    @property
+    def apis(self) -> list[str]:
+        """Names of the methods marked with ``api``."""
+        return sorted(n for n, f in vars(self.target).items() if getattr(f, "holdfast_api", False))
+
+    def spec(self) -> dict[str, Any]:
+        methods = {n: function_digest(getattr(self.target, n)) for n in self.apis}
+        return {"kind": "steps", "name": self.name, "methods": methods}
+
+
+def service(name: str) -> Callable[[type], Steps]:
+    """Class decorator: its ``@api`` methods become ``POST /api/<method>`` of the service ``name``. It is constructed with
+    ``predict(rows) -> answers``, the whole path of a request."""
+
+    def wrap(target: type) -> Steps:
+        return Steps(name, target)
+
+    return wrap
+
+
+def api(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a method of a service class: JSON body in (validated against its annotation), JSON value out."""
+    method.holdfast_api = True  # type: ignore[attr-defined]
+    return method
+
+
 class Project:
     """All definitions of one module, by kind and name.
 
@@ -654,13 +690,14 @@ class Project:
         self.feature_services: dict[str, FeatureService] = {}
         self.models: dict[str, Model] = {}
         self.services: dict[str, Service] = {}
+        self.steps: dict[str, Steps] = {}
         for definition in definitions:
             self._add(definition)
 
     def _add(self, item: object) -> None:
         homes: list[tuple[type, dict[str, Any]]] = [
             (Source, self.sources), (Entity, self.entities), (FeatureView, self.views), (OnDemand, self.on_demand),
-            (FeatureService, self.feature_services), (Model, self.models), (Service, self.services),
+            (FeatureService, self.feature_services), (Model, self.models), (Service, self.services), (Steps, self.steps),
         ]  # fmt: skip
         for kind, home in homes:
             if isinstance(item, kind):

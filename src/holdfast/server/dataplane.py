@@ -21,7 +21,7 @@ from holdfast.core.records import Arm, LabelRecord, Release
 from holdfast.protocols.mlflow import invocations
 from holdfast.protocols.oip import routes as oip
 from holdfast.server.access import Access, Role, Token
-from holdfast.serving import release_file
+from holdfast.serving import environment, multistep, release_file
 from holdfast.serving.journal import Journal
 from holdfast.serving.model import Loaded
 from holdfast.serving.predict import Options
@@ -47,6 +47,7 @@ class ReplicaConfig(msgspec.Struct, kw_only=True):
     hosts: list[str] = []
     bind: str = "127.0.0.1"
     guarded: bool = True
+    steps: bool = False
 
 
 def role_of(method: str, path: str) -> Role | None:
@@ -83,6 +84,7 @@ def loader(workspace: Workspace, *, threads: int = 1) -> Callable[[Arm], Loaded]
         from holdfast.registry import package as packages
 
         package = packages.load(workspace.objects, arm.content)
+        environment.check(package)
         folder = packages.unpack(workspace.objects, package, workspace.path("packages", arm.content))
         predictor = formats.load(folder, package, threads=threads)
         lookup = None
@@ -129,6 +131,8 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
     )
     oip.mount(replica)
     invocations.mount(replica)
+    if config.steps:
+        multistep.mount(replica, workspace.project().steps[config.service])
     return replica
 
 
