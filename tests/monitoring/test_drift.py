@@ -233,6 +233,29 @@ def test_a_nearly_empty_or_odd_reference_still_answers() -> None:
     assert ("mix", "flag") in alarms(profile, moved, times)
 
 
+def test_a_storm_is_one_event_however_many_rows_it_has() -> None:
+    """Storms strike one day in twenty, before and in the window: many far values, no drift. Spread over all days they
+    are."""
+    rng = np.random.default_rng(6)
+
+    def days(count: int, stormy: set[int]) -> np.ndarray:
+        parts = []
+        for d in range(count):
+            x = rng.normal(size=300)
+            if d in stormy:
+                x[:60] += 9 + d / 50  # each a little stronger than the one before
+            parts.append(x)
+        return np.concatenate(parts)
+
+    times = np.repeat(np.arange(60) * DAY, 300) + np.tile(np.arange(300) * (DAY // 300), 60) + START
+    profile = drift.profile(pa.table({"x": days(60, {5, 40})}), times, columns=["x"])
+    later = times[: 7 * 300] + 60 * DAY
+    assert not alarms(profile, pa.table({"x": days(7, {3, 4})}), later)
+    spread = days(7, set())
+    spread[::30] = 30.0
+    assert ("tail", "x") in alarms(profile, pa.table({"x": spread}), later)
+
+
 def test_naive_rule_is_the_naive_rule() -> None:
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(4)

@@ -46,3 +46,13 @@ def test_nan_and_empty() -> None:
     assert math.isnan(distance.ks_pvalue(math.nan, 3, 3))
     assert math.isnan(distance.wasserstein(np.array([]), np.array([1.0])))
     assert distance.ks_statistic(np.array([1.0, math.nan]), np.array([1.0])) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rose_against_scipy(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    before, after = rng.poisson(3, 60).astype(float), rng.poisson(3 + seed, 7).astype(float)
+    want = scipy_stats.mannwhitneyu(after, before, alternative="greater", method="asymptotic").pvalue
+    assert distance.rose_pvalue(before, after) == pytest.approx(want, rel=1e-9)
+    assert distance.rose_pvalue(np.ones(5), np.ones(3)) == 1.0
+    assert math.isnan(distance.rose_pvalue(before, np.array([])))

@@ -111,6 +111,7 @@ class _View:
     weights: Array
     whole_days: bool
     days: days.Days
+    at: Array | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def _view(ref: Profile, window: pa.Table, drift: Drift, times: Array | None) -> 
     else:
         start, end = int(times.min()), int(times.max()) + 1
         weights, length = sketch.like_for_like(calendar, start, end), math.ceil((end - start) / DAY * 4) / 4
-    return _View(weights, length > 0.75, days.Days(calendar.days, length, weights, calendar.rows))
+    at = None if times is None or not len(times) else np.unique(times // DAY, return_inverse=True)[1]
+    return _View(weights, length > 0.75, days.Days(calendar.days, length, weights, calendar.rows), at)
 
 
 def _numeric(
@@ -354,11 +356,14 @@ def _unseen(
 
 
 def _tail(name: str, base: sketch.Numeric, values: Array, n: int, view: _View) -> _Test:
-    below, above = int((values < base.low).sum()), int((values > base.high).sum())
+    low, high = values < base.low, values > base.high
+    below, above = int(low.sum()), int(high.sum())
     count = below + above
     expected, m = _rate(base.tails_strata, base.strata.sum(axis=1), view.weights)
     value = count / n
     p = _rate_p(count, n, expected, m, base.tails_days, base.days.sum(axis=1), view)
+    if count and value - expected >= TAIL_FLOOR:
+        p = max(p, _clustered(base, low | high, values, view))
     strong = value - expected >= TAIL_FLOOR
     message = (
         f"{value:.2%} of values outside [{base.low:.4g}, {base.high:.4g}], {expected:.2%} in the reference"
@@ -372,6 +377,24 @@ def _tail(name: str, base: sketch.Numeric, values: Array, n: int, view: _View) -
         ),
         strong,
     )  # fmt: skip
+
+
+def _clustered(base: sketch.Numeric, far: Array, values: Array, view: _View) -> float:
+    """Extremes come in days (a storm is many rows and one event), so they must rise over the window's days, not only
+    over its rows: Mann and Whitney on daily rates. A window of under three days cannot show that; it is trusted only
+    where the reference's extremes are spread like chance."""
+    rows = base.days.sum(axis=1)
+    before = base.tails_days[rows > 0] / rows[rows > 0]
+    if view.at is None or len(before) < 8:
+        return 0.0
+    if int(view.at.max()) < 2:
+        mean = base.tails_days.sum() / max(rows.sum(), 1)
+        chance = float((mean / rows[rows > 0]).mean())
+        return 1.0 if before.var() > 2 * chance else 0.0
+    present = ~np.isnan(values)
+    each = np.bincount(view.at[present])
+    after = np.bincount(view.at[far], minlength=len(each))[each > 0] / each[each > 0]
+    return distance.rose_pvalue(before, after)
 
 
 def _rate_p(count: int, n: int, expected: float, m: float, by_day: Array, day_rows: Array, view: _View) -> float:
