@@ -73,13 +73,17 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int 
         return
     import time
 
-    last = [0.0]
+    last = 0.0
+    said = ""
 
     def line(done: int, total: int | None, what: str) -> None:
+        nonlocal last, said
         now = time.monotonic()
-        if now - last[0] >= 5 or (total is not None and done >= total):
-            last[0] = now
-            share = f" {100 * done // max(total, 1)} %" if total else f" {done}"
-            click.echo(f"{label}:{share} {what}".rstrip(), err=True)
+        share = f" {100 * done // max(total, 1)} %" if total else f" {done}"
+        text = f"{label}:{share} {what}".rstrip()
+        finished = total is not None and done >= total
+        if text != said and (now - last >= 5 or finished):
+            last, said = now, text
+            click.echo(text, err=True)
 
     yield line
