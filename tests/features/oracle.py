@@ -40,7 +40,14 @@ def rank(value: Any) -> tuple[int, Any]:
     return (0, 0) if is_null(value) else (1, value)
 
 
-def latest(rows: Sequence[Row], columns: Sequence[str], at: int, ttl: int | None) -> list[Any]:
+def latest(rows: Sequence[Row], columns: Sequence[str], at: int, ttl: int | None, *, stamped: bool) -> list[Any]:
+    if stamped:  # a row of the same time, sequence and values is the same row, pushed again
+        first: dict[Any, Row] = {}
+        for row in rows:
+            key = (row["_time"], row["_sequence"], tuple(rank(row[c]) for c in columns))
+            if key not in first or row["_arrival"] < first[key]["_arrival"]:
+                first[key] = row
+        rows = list(first.values())
     if not rows:
         return [None] * len(columns)
     best = max(rows, key=lambda r: (r["_time"], r["_arrival"], r["_sequence"], [rank(r[c]) for c in columns]))

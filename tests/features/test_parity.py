@@ -22,7 +22,13 @@ def world() -> tuple[d.FeatureService, pa.Table, pa.Table]:
     rng = random.Random(1)
     rows = [{"k": rng.randrange(5), "t": START + i * MINUTE, "x": rng.random()} for i in range(600)]
     asked = [START + 300 * MINUTE + i * 3 * MINUTE + 7 for i in range(90)]
-    spine = pa.table({"k": [i % 6 for i in range(90)], "amount": [float(i) for i in range(90)], "t": pa.array(asked, pa.timestamp("us", "UTC"))})
+    spine = pa.table(
+        {
+            "k": [i % 6 for i in range(90)],
+            "amount": [float(i) for i in range(90)],
+            "t": pa.array(asked, pa.timestamp("us", "UTC")),
+        }
+    )
     return d.FeatureService("svc", [view], request={"amount": float}), pa.Table.from_pylist(rows), spine
 
 
@@ -49,7 +55,11 @@ def test_each_fault_by_its_name() -> None:
     log = log_of(service, engine, source, spine)
     column = "features.v__x_mean_1h"
     values = log[column].to_pylist()
-    old_spine = spine.set_column(2, "t", pa.array([t - 15 * MINUTE for t in spine["t"].cast(pa.int64()).to_pylist()]).cast(pa.timestamp("us", "UTC")))
+    old_spine = spine.set_column(
+        2,
+        "t",
+        pa.array([t - 15 * MINUTE for t in spine["t"].cast(pa.int64()).to_pylist()]).cast(pa.timestamp("us", "UTC")),
+    )
     stale = log_of(service, engine, source, old_spine)[column].to_pylist()
     assert stale[10] != values[10]
     values[3], values[10], values[20] = None, stale[10], 1e6

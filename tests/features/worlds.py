@@ -44,7 +44,7 @@ class World:
         rows = oracle.known(oracle.once(known_rows), self.keys, question, at)
         out: dict[str, tuple[Any, float]] = {}
         fields = [f for f in self.features if isinstance(f, d.Field)]
-        newest = oracle.latest(rows, [f.source_column for f in fields], at, self.ttl)
+        newest = oracle.latest(rows, [f.source_column for f in fields], at, self.ttl, stamped=not self.arrival)
         for f, value in zip(fields, newest, strict=True):
             out[f"v__{f.name}"] = (float(value) if value is not None and f.dtype == "float64" else value, 0.0)
         for f in self.features:

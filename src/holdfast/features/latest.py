@@ -17,7 +17,8 @@ from holdfast.core.ports import Buffer
 SPARE = 3
 """Older rows kept beyond what requests from now on need, for requests that are a little behind."""
 
-Row = list[Any]  # [time, arrival, sequence, values]
+MOST_TIES = 64
+"""Rows of one event time kept where pushes may repeat them."""
 
 _decoder = msgspec.msgpack.Decoder(type=tuple[int, list[tuple[int, int, int, list[Any]]]])
 _encode = msgspec.msgpack.Encoder().encode
@@ -34,20 +35,37 @@ def order(row: Sequence[Any]) -> tuple[Any, ...]:
     return (row[0], row[1], row[2], tuple(map(_order, row[3])))
 
 
-def merge(stored: Buffer | None, rows: Iterable[Sequence[Any]]) -> bytes | None:
-    """The stored record with ``rows`` (time, arrival, sequence, values) taken in; None when nothing changes."""
+def merge(stored: Buffer | None, rows: Iterable[Sequence[Any]], *, stamped: bool) -> bytes | None:
+    """The stored record with ``rows`` (time, arrival, sequence, values) taken in; None when nothing changes.
+
+    ``stamped`` says that arrival is the time of the push and no column of the source: then a row of the same time,
+    sequence and values is the same row pushed again, and counts from its first arrival.
+    """
     reference, kept = _decoder.decode(stored) if stored is not None else (-(1 << 63), [])
-    before = len(kept)
-    every: dict[tuple[Any, ...], Sequence[Any]] = {order(r): r for r in kept}
-    top = reference
+    every: dict[tuple[Any, ...], Sequence[Any]] = {}
+    top, changed = reference, stored is None
+    for old in kept:
+        every[_identity(old, stamped)] = old
     for row in rows:
-        every.setdefault(order(row), row)
+        key = _identity(row, stamped)
+        known = every.get(key)
+        if known is None or row[1] < known[1]:
+            every[key] = row
+            changed = True
         top = max(top, row[1])
-    if stored is not None and len(every) == before and top == reference:
+    if not changed and top == reference:
         return None
-    ordered = [every[k] for k in sorted(every, reverse=True)]
+    ordered = sorted(every.values(), key=order, reverse=True)
     due = next((i for i, r in enumerate(ordered) if r[0] <= top), len(ordered))
-    return _encode((top, ordered[: due + 1 + SPARE]))
+    end = due + 1 + SPARE
+    while stamped and end < min(len(ordered), due + MOST_TIES) and ordered[end][0] == ordered[due][0]:
+        end += 1  # any of these may be pushed again, and must then be known
+    return _encode((top, ordered[:end]))
+
+
+def _identity(row: Sequence[Any], stamped: bool) -> tuple[Any, ...]:
+    place, values = order(row)[:3], order(row)[3]
+    return (place[0], place[2], values) if stamped else (*place, values)
 
 
 def first(row: Sequence[Any]) -> bytes:

@@ -162,7 +162,7 @@ class _View:
         )
         table = self.engine.query(statement, tables=self.query.relation.tables)
         prefix, suffix = view_prefix(self.plan["version"]), LATEST
-        width = len(keys)
+        width, stamped = len(keys), self.plan["arrival"] is None
         for batch in table.to_batches(BATCH):
             columns = [column.to_pylist() for column in batch.columns]
             times, arrivals, sequences = columns[width : width + 3]
@@ -171,7 +171,9 @@ class _View:
             for key, time, arrival, sequence, row in zip(
                 zip(*columns[:width], strict=True), times, arrivals, sequences, values, strict=True
             ):
-                groups.append(((prefix + encode_key(key) + suffix,), partial(_one, (time, arrival, sequence, row))))
+                groups.append(
+                    ((prefix + encode_key(key) + suffix,), partial(_one, (time, arrival, sequence, row), stamped))
+                )
             self.online.update(groups)
         return int(table.num_rows)
 
@@ -199,10 +201,10 @@ class _View:
         return int(table.num_rows)
 
 
-def _one(row: tuple[Any, ...], stored: Sequence[Any]) -> Sequence[bytes] | None:
+def _one(row: tuple[Any, ...], stamped: bool, stored: Sequence[Any]) -> Sequence[bytes] | None:
     if stored[0] is None:
         return (latest.first(row),)
-    merged = latest.merge(stored[0], [row])
+    merged = latest.merge(stored[0], [row], stamped=stamped)
     return None if merged is None else (merged,)
 
 

@@ -244,10 +244,16 @@ def compute(
     events = Events(start, stop, time, arrival, sequence)
     out: dict[str, Any] = {}
     if view["fields"]:
-        place = newest_known(events, asked, at, late)
+        stamped = late and view["arrival"] is None
+        rows, events_then = (
+            _first_arrivals(table, events, code, codes, len(view["fields"])) if stamped else (None, events)
+        )
+        place = newest_known(events_then, asked, at, late)
         if view["ttl"] is not None and view["timestamp"] is not None and len(time):
-            fresh = time[np.maximum(place, 0)] >= before(at, view["ttl"])
+            fresh = events_then.time[np.maximum(place, 0)] >= before(at, view["ttl"])
             place = np.where(fresh, place, -1)
+        if rows is not None and len(rows):
+            place = np.where(place < 0, -1, rows[np.maximum(place, 0)])
         index = pa.array(place, mask=place < 0)
         for i, field in enumerate(view["fields"]):
             column = table.column(f"f{i}").combine_chunks()
@@ -269,6 +275,37 @@ def compute(
             else:
                 out[aggregate["column"]] = pa.array(result, _ARROW[dtype], mask=null)
     return {c: out[c] for c, _ in view["columns"]}
+
+
+def _first_arrivals(
+    table: pa.Table, events: Events, code: np.ndarray, codes: int, fields: int
+) -> tuple[np.ndarray | None, Events]:
+    """Where arrival is the time of a push: without rows pushed again. (Their positions, the events that are left.)"""
+    n = len(code)
+    tied = np.zeros(n, bool)
+    same = (code[1:] == code[:-1]) & (events.time[1:] == events.time[:-1])
+    tied[1:] |= same
+    tied[:-1] |= same
+    where = np.flatnonzero(tied)
+    if not len(where):
+        return None, events
+    part = table.take(pa.array(where))
+    values = [
+        part.column(f"f{i}").combine_chunks().dictionary_encode("encode").indices.to_numpy(zero_copy_only=False)
+        for i in range(fields)
+    ]
+    spine = [events.sequence[where], events.time[where], code[where]]
+    order = np.lexsort((events.arrival[where], *values, *spine))
+    again = np.ones(len(order) - 1, bool)
+    for column in (*values, *spine):
+        again &= column[order][1:] == column[order][:-1]
+    keep = np.ones(n, bool)
+    keep[where[order[1:][again]]] = False
+    index = np.flatnonzero(keep)
+    left = code[index]
+    start = np.searchsorted(left, np.arange(codes), side="left")
+    stop = np.searchsorted(left, np.arange(codes), side="right")
+    return index, Events(start, stop, events.time[index], events.arrival[index], events.sequence[index])
 
 
 def _once_each(table: pa.Table, events: Events, code: np.ndarray, codes: int) -> tuple[pa.Table, Events]:

@@ -170,7 +170,7 @@ def writes(
     kept = blocks.spare(plan["retention"])
     merges: list[tuple[Sequence[bytes], Merge]] = []
     for stem, some in newest.items():
-        merges.append(((stem + LATEST,), partial(_merge_latest, some)))
+        merges.append(((stem + LATEST,), partial(_merge_latest, some, arrival is None)))
     for stem, many in events.items():
         merges.append(((stem + BASE, stem + TAIL), partial(_merge_events, many, distinct, kept)))
     return merges
@@ -183,8 +183,8 @@ def _number(value: Any) -> Any:
     return to_us(value) if isinstance(value, datetime) else value
 
 
-def _merge_latest(rows: list[Any], stored: Sequence[Buffer | None]) -> Sequence[Buffer | None] | None:
-    merged = latest.merge(stored[0], rows)
+def _merge_latest(rows: list[Any], stamped: bool, stored: Sequence[Buffer | None]) -> Sequence[Buffer | None] | None:
+    merged = latest.merge(stored[0], rows, stamped=stamped)
     return None if merged is None else (merged,)
 
 
