@@ -371,7 +371,7 @@ def _move(
 def _workspace() -> Workspace:
     from holdfast.workspace import Workspace
 
-    return Workspace.open()
+    return Workspace.open(create=False)
 
 
 def _when(at: int) -> str:
