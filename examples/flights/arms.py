@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-NAIVE_ROWS = 20_000
+NAIVE_ROWS = 12_000
 DRIFT_SAMPLE = 5_000
 
 

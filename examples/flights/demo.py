@@ -212,7 +212,7 @@ class Demo:
         features.post_all("/push", bodies)
 
     def ask(self, fleet: Client, flights: list[dict[str, Any]]) -> None:
-        """One request per origin airport: its departures of the next quarter of an hour."""
+        """One request per origin airport: its departures of the next half hour."""
         by_origin: dict[str, list[dict[str, Any]]] = {}
         for row in flights:
             by_origin.setdefault(row["origin"], []).append(row)

@@ -1,4 +1,4 @@
-"""The year 2013 as it happened: what becomes known when, cut into feed steps of 15 minutes."""
+"""The year 2013 as it happened: what becomes known when, cut into feed steps of 30 minutes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 MINUTE = 60_000_000
-STEP = 15 * MINUTE
+STEP = 30 * MINUTE
 DAY = 24 * 60 * MINUTE
 
 
