@@ -208,6 +208,15 @@ def test_one_dead_address_does_not_hold_up_the_other(ledger: Ledger, receiver: R
     assert "hook-secret" not in stored
 
 
+def test_a_services_messages_go_to_its_own_addresses(ledger: Ledger, receiver: Receiver) -> None:
+    alerts.raise_for(ledger, made(10, "alarm", service="a"))
+    alerts.raise_for(ledger, made(10, "alarm", service="b"))
+    assert delivery.deliver(ledger, [receiver.url], holder="x", service="a") == (1, 0)
+    assert [m["service"] for m in receiver.got] == ["a"]
+    assert delivery.deliver(ledger, [], holder="x", service="a") == (0, 0)
+    assert [m.service for m in alerts.waiting(ledger)] == ["b"]
+
+
 def test_giving_up_is_written_down(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "TRIES", 2)
     alerts.raise_for(ledger, made(10, "alarm"))

@@ -85,6 +85,63 @@ def drift(service: str, every: bool, as_json: bool) -> None:
 
 
 @monitor.command()
+@click.argument("service")
+@click.option("--last", default="7d", show_default=True, help="How far back to look.")
+@json_option
+def outliers(service: str, last: str, as_json: bool) -> None:
+    """Single predictions of SERVICE whose inputs are unlike anything in training."""
+    from holdfast.core.identity import duration_us
+    from holdfast.lifecycle import watch
+    from holdfast.monitoring import outliers as finding
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        span, now = duration_us(last), workspace.clock.now()
+        window, profile = watch.recent(workspace, service, start=now - span, end=now)
+        found = finding.find(profile, window)
+        share = found.count / window.num_rows if window.num_rows else None
+        plain = {
+            "rows": window.num_rows, "outliers": found.count, "share": share, "columns": found.columns,
+            "combinations": found.joint, "examples": found.examples,
+        }  # fmt: skip
+    rows = [[e["id"] or e["row"], e["column"], e["value"], e.get("low"), e.get("high")] for e in found.examples]
+
+    def text() -> None:
+        click.echo(f"{found.count} of {window.num_rows} predictions are unlike training")
+        if rows:
+            table(["prediction", "column", "value", "low", "high"], rows)
+
+    emit(plain, as_json=as_json, text=text)
+
+
+@monitor.command()
+@click.argument("service")
+@click.option("--environment", default="production", show_default=True)
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.1, max=60), default=1.0, show_default=True, help="Time between two looks."
+)
+@click.option(
+    "--objective",
+    type=click.FloatRange(min=0.5, max=1.0),
+    default=0.999,
+    show_default=True,
+    help="Share of requests that must be answered.",
+)
+@json_option
+def system(service: str, environment: str, seconds: float, objective: float, as_json: bool) -> None:
+    """CPU, memory and disk of SERVICE's processes, latency, availability and error budget. Exit status 1 on an
+    alarm."""
+    from holdfast.lifecycle import watch
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        found = watch.system(workspace, service, environment=environment, seconds=seconds, objective=objective)
+    emit(found, as_json=as_json, text=lambda: _draw([found], every=True))
+    if found.outcome == "alarm":
+        raise SystemExit(1)
+
+
+@monitor.command()
 @click.argument("service", required=False)
 @click.option("--test", is_flag=True, help="Send a test message to every configured address.")
 @json_option

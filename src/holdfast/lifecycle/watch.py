@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from holdfast.core.errors import NotFound
 from holdfast.core.identity import DAY, duration_us
 from holdfast.core.records import Package, Release, Report
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from holdfast.core.definitions import Service
     from holdfast.monitoring.labels import LabelStore
     from holdfast.workspace import Workspace
@@ -110,6 +114,95 @@ def live(workspace: Workspace, service: Service) -> tuple[Release, Package]:
     return release, package.load(workspace.objects, release.champion.content)
 
 
+def recent(workspace: Workspace, service_name: str, *, start: int, end: int) -> tuple[pa.Table, bytes]:
+    """The live version's predictions in [start, end) and its reference profile.
+
+    Raises:
+        NotFound: no such service, nothing of it answers, or its version came without a profile.
+    """
+    from holdfast.monitoring import windows
+    from holdfast.serving import journal
+
+    services = workspace.project().services
+    if service_name not in services:
+        raise NotFound.among("service", service_name, services)
+    release, package = live(workspace, services[service_name])
+    assert release.champion is not None
+    if package.reference_file is None:
+        raise NotFound(
+            f"{release.model}@{release.champion.version} has no reference profile",
+            hint="train it with `holdfast train`",
+        )
+    log = journal.read(workspace.path("predictions", service_name), since=start, until=end)
+    window = windows.cut(log, start=start, end=end, version=release.champion.version)
+    return window, workspace.objects.get(package.files[package.reference_file].sha256)
+
+
+def system(
+    workspace: Workspace,
+    service_name: str,
+    *,
+    environment: str = "production",
+    seconds: float = 1.0,
+    objective: float = 0.999,
+) -> Report:
+    """Two looks at a running service, ``seconds`` apart, as a report of kind ``system`` (not stored).
+
+    Raises:
+        NotFound: the service does not run here.
+    """
+    import time
+
+    from holdfast.core.identity import check_name
+    from holdfast.monitoring import report
+    from holdfast.monitoring import system as machine
+    from holdfast.serving import journal
+
+    check_name(service_name, "service")
+    check_name(environment, "environment")
+    about = workspace.home / "run" / f"{service_name}-{environment}.json"
+    try:
+        state = msgspec.json.decode(about.read_bytes())
+    except (FileNotFoundError, msgspec.DecodeError):
+        raise NotFound(
+            f"{service_name!r} does not run here ({environment})", hint=f"start it: holdfast serve {service_name}"
+        ) from None
+    pids = [int(p) for p in (state.get("pid"), *state.get("replicas", state.get("pids", []))) if p]
+
+    def look() -> machine.Sample:
+        return machine.sample(pids, at=time.time_ns() // 1000, metrics=_metrics(str(state.get("address", ""))))
+
+    before = look()
+    time.sleep(seconds)
+    after = look()
+    if not after.memory:
+        raise NotFound(f"{service_name!r} ran here and is gone", hint=f"start it: holdfast serve {service_name}")
+    now = workspace.clock.now()
+    log = journal.read(workspace.path("predictions", service_name), since=now - DAY, until=now + 1)
+    signals = [
+        *machine.resources(before, after, folder=workspace.home),
+        *machine.availability(after.good, after.bad, objective=objective),
+        *machine.latency(log),
+    ]
+    return report.build("system", service_name, None, before.at, after.at, signals, rows=log.num_rows, at=now)
+
+
+def _metrics(address: str) -> str:
+    """The service's own metrics text; nothing where it does not answer, which then shows as no requests."""
+    import urllib.request
+
+    if not address:
+        return ""
+    url = (address if "://" in address else f"http://{address}").rstrip("/") + "/metrics"
+    if not url.startswith(("http://", "https://")):
+        return ""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the scheme is checked above
+            return str(answer.read(8 << 20).decode("utf-8", "replace"))
+    except OSError:
+        return ""
+
+
 def addresses(workspace: Workspace, service_name: str | None = None) -> list[str]:
     """Where alerts go: the workspace's addresses and those of the service (of every service without a name)."""
     found = list(workspace.settings.alerts)
@@ -125,4 +218,4 @@ def send(workspace: Workspace, service_name: str) -> tuple[int, int]:
     from holdfast.core.identity import new_id
     from holdfast.monitoring import delivery
 
-    return delivery.deliver(workspace.ledger, addresses(workspace, service_name), holder=new_id())
+    return delivery.deliver(workspace.ledger, addresses(workspace, service_name), holder=new_id(), service=service_name)

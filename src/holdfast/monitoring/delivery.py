@@ -26,9 +26,16 @@ LEASE_SECONDS = 120.0
 Sender = Callable[[str, Message], None]
 
 
-def deliver(ledger: Ledger, addresses: Sequence[str], *, holder: str, senders: Sender | None = None) -> tuple[int, int]:
-    """Send what waits to every address; (sent, failed). One process at a time does it; the others return (0, 0) at
-    once.
+def deliver(
+    ledger: Ledger,
+    addresses: Sequence[str],
+    *,
+    holder: str,
+    service: str | None = None,
+    senders: Sender | None = None,
+) -> tuple[int, int]:
+    """Send what waits (of one service, where named) to every address; (sent, failed). One process at a time does it;
+    the others return (0, 0) at once.
 
     Never raises for a destination that fails: the error is kept with the message, which is tried again next time, at
     most 50 times. Without addresses the queue is emptied: nobody asked to be told.
@@ -38,6 +45,8 @@ def deliver(ledger: Ledger, addresses: Sequence[str], *, holder: str, senders: S
     sent = failed = 0
     try:
         for message in waiting(ledger):
+            if service not in (None, message.service):
+                continue
             for address in addresses:
                 mark = digest(address)[:16]
                 if mark in message.sent:
