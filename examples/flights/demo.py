@@ -31,7 +31,7 @@ from wire import Client  # noqa: E402
 from world import DAY, STEP, World, deliver, deliver_history, instant, month_start  # noqa: E402
 
 from holdfast.backends.clock import ReplayClock  # noqa: E402
-from holdfast.core.identity import from_us, iso  # noqa: E402
+from holdfast.core.identity import file_sha256, from_us, iso  # noqa: E402
 from holdfast.workspace import Workspace  # noqa: E402
 
 SERVICE = "late_arrival"
@@ -70,8 +70,11 @@ class Demo:
     def run(self) -> None:
         self.stage("Raw data: 336,776 flights out of New York, hourly weather, the fleet")
         self.raw.mkdir(parents=True, exist_ok=True)
-        if not (self.raw / "planes.parquet").exists():
+        made_by = self.raw / "made-by"
+        recipe = file_sha256(HERE / "prepare.py")
+        if not made_by.exists() or made_by.read_text() != recipe:
             prepare(self.raw)
+            made_by.write_text(recipe)
         self.make_project()
         self.ws = Workspace.open(self.root)
         self.clock = self.ws.clock

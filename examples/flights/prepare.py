@@ -37,7 +37,7 @@ def prepare(folder: Path) -> None:
     db.execute(
         f"""CREATE TABLE raw AS
         SELECT row_number() OVER (ORDER BY time_hour, minute, carrier, flight, origin)::BIGINT AS flight_id,
-               time_hour::TIMESTAMP + to_minutes(minute::BIGINT) AS scheduled_departure,
+               time_hour::TIMESTAMPTZ + to_minutes(minute::BIGINT) AS scheduled_departure,
                (make_timestamp(year, month, day, hour, minute, 0.0)) AS scheduled_local,
                origin, carrier, dest, tailnum, distance::DOUBLE AS distance,
                dep_delay::DOUBLE AS dep_delay, arr_delay::DOUBLE AS arr_delay, air_time::DOUBLE AS air_time
@@ -57,8 +57,8 @@ def prepare(folder: Path) -> None:
         ORDER BY known_at, landed_at, flight_id) TO '{folder / "arrivals.parquet"}' {write}"""
     )
     db.execute(
-        f"""COPY (SELECT origin, time_hour::TIMESTAMP AS observed_at,
-               time_hour::TIMESTAMP + INTERVAL {FEED_MINUTES} MINUTE AS known_at,
+        f"""COPY (SELECT origin, time_hour::TIMESTAMPTZ AS observed_at,
+               time_hour::TIMESTAMPTZ + INTERVAL {FEED_MINUTES} MINUTE AS known_at,
                temp::DOUBLE AS temp, dewp::DOUBLE AS dewp, humid::DOUBLE AS humid, wind_speed::DOUBLE AS wind_speed,
                wind_gust::DOUBLE AS wind_gust, precip::DOUBLE AS precip, pressure::DOUBLE AS pressure, visib::DOUBLE AS visib
         FROM read_csv('{raw / "weather.csv"}', nullstr = ['', 'NA'])
