@@ -29,6 +29,8 @@ from holdfast.serving.replica import Replica, stamp_of
 from holdfast.serving.wire import Request, Response, from_error
 from holdfast.workspace import Workspace
 
+_REMEMBERED = 1024
+
 
 class ReplicaConfig(msgspec.Struct, kw_only=True):
     """What a replica process is told, as JSON in its only argument. ``listen`` is ``fd:N`` or ``unix:PATH``."""
@@ -64,11 +66,21 @@ def role_of(method: str, path: str) -> Role | None:
 def guard(access: Access) -> Callable[[Request], Response | None]:
     """``access`` as a listener's guard."""
 
+    passed: set[tuple[bytes | None, ...]] = set()
+
     def check(request: Request) -> Response | None:
+        headers = request.headers
+        asked = (headers.get(b"host"), headers.get(b"origin"), headers.get(b"authorization"), request.target)
+        if asked in passed:
+            return None
         role = role_of(request.method, request.path)
         # Probes come to an address, not a name, and learn nothing.
-        problem = None if role is None else access.check(request.headers, role=role)
+        problem = None if role is None else access.check(headers, role=role)
         if problem is None:
+            # Rules and tokens are fixed for the life of the process, so what passed once passes again.
+            if len(passed) >= _REMEMBERED:
+                passed.clear()
+            passed.add(asked)
             return None
         answer = from_error(problem)
         return answer._replace(headers=((b"www-authenticate", b"Bearer"),)) if problem.status == 401 else answer

@@ -3,11 +3,57 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SAMPLE = re.compile(rb"^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (.*)$")
+
+
+class Hot(Collector):
+    """What every request counts, as plain numbers; they become metrics when somebody asks. One thread writes."""
+
+    def __init__(self) -> None:
+        self._requests: dict[tuple[str, int], int] = {}
+        self._buckets: dict[str, list[int]] = {}
+        self._sums: dict[str, float] = {}
+        self._rows: dict[tuple[int, str], int] = {}
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """One answered request."""
+        key = (route, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+        buckets = self._buckets.get(route)
+        if buckets is None:
+            buckets = self._buckets[route] = [0] * (len(_BUCKETS) + 1)
+            self._sums[route] = 0.0
+        buckets[bisect_left(_BUCKETS, seconds)] += 1
+        self._sums[route] += seconds
+
+    def rows(self, version: int, arm: str, n: int) -> None:
+        """Rows answered by a version."""
+        key = (version, arm)
+        self._rows[key] = self._rows.get(key, 0) + n
+
+    def collect(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily("holdfast_requests", "Requests by route and status", labels=["route", "status"])
+        for (route, status), n in list(self._requests.items()):
+            requests.add_metric([route, str(status)], n)
+        latency = HistogramMetricFamily(
+            "holdfast_request_seconds", "Time from a whole request to its answer", labels=["route"]
+        )
+        for route, buckets in list(self._buckets.items()):
+            bounds = [*(str(b) for b in _BUCKETS), "+Inf"]
+            latency.add_metric([route], list(zip(bounds, accumulate(buckets), strict=True)), self._sums[route])
+        rows = CounterMetricFamily("holdfast_predictions", "Answered rows", labels=["version", "arm"])
+        for (version, arm), n in list(self._rows.items()):
+            rows.add_metric([str(version), arm], n)
+        return [requests, latency, rows]
 
 
 class Metrics:
@@ -16,17 +62,8 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         registry = self.registry
-        self.requests = Counter(
-            "holdfast_requests", "Requests by route and status", ["route", "status"], registry=registry
-        )
-        self.latency = Histogram(
-            "holdfast_request_seconds",
-            "Time from a whole request to its answer",
-            ["route"],
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self.predictions = Counter("holdfast_predictions", "Answered rows", ["version", "arm"], registry=registry)
+        self.hot = Hot()
+        registry.register(self.hot)
         self.failures = Counter(
             "holdfast_model_failures", "Rows a version failed on", ["version", "arm", "code"], registry=registry
         )

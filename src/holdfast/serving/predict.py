@@ -29,6 +29,7 @@ from holdfast.serving.wire import Request, Response
 ArmName = Literal["champion", "challenger", "shadow"]
 _ID_CHARACTERS = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.")
 _encode = msgspec.json.Encoder().encode
+_RANGE_GROUP = 128
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -149,7 +150,8 @@ class Predictions:
         self.now = now
         self.options = options or Options()
         self.pending = 0
-        self._counts: dict[tuple[int, str], Any] = {}
+        self._unjudged: list[Any] = []
+        self._judged: State | None = None
 
     # --- the path ---------------------------------------------------------------------------------------------------
 
@@ -328,9 +330,9 @@ class Predictions:
         n = len(ids)
         if logged is False:
             self.metrics.unlogged.inc(n)
-        self._count(side.version, side.arm).inc(n)
+        self.metrics.hot.rows(side.version, side.arm, n)
         if side.arm == "champion" and call.state.ranged:
-            self._notice_ranges(call.state, matrix)
+            self._note_inputs(call.state, matrix)
         shadow = call.state.shadow
         if shadow is not None:
             self._copy_to_shadow(call, shadow, indices, whole=whole)
@@ -408,23 +410,31 @@ class Predictions:
             assert side.model is not None
             later = call._replace(begun=begun)
             self._log(later, side, ids, picked, matrix, scores, side.model.outputs(scores), whole=False)
-            self._count(side.version, "shadow").inc(len(ids))
+            self.metrics.hot.rows(side.version, "shadow", len(ids))
 
         if not side.batcher.submit(Job(rows, call.state.schema.names, at, done)):
             self.metrics.shadow_dropped.inc(len(rows))
 
-    def _notice_ranges(self, state: State, matrix: Any) -> None:
+    def _note_inputs(self, state: State, matrix: Any) -> None:
+        """Keep what was served until enough of it can be compared with the ranges seen in training at once."""
+        if self._judged is not state:
+            self.count_ranges()
+            self._judged = state
+        self._unjudged.append(matrix)
+        if len(self._unjudged) >= _RANGE_GROUP or len(matrix) >= _RANGE_GROUP:
+            self.count_ranges()
+
+    def count_ranges(self) -> None:
+        """Count, by input, the values so far that lie beyond what training saw."""
+        state, self._unjudged, kept = self._judged, [], self._unjudged
+        if state is None or not kept:
+            return
+        matrix = np.concatenate(kept)
         outside = (matrix < state.low) | (matrix > state.high)
         if outside.any():
             for i, n in enumerate(outside.sum(axis=0).tolist()):
                 if n:
                     self.metrics.range_notices.labels(state.names[i]).inc(n)
-
-    def _count(self, version: int, arm: str) -> Any:
-        child = self._counts.get((version, arm))
-        if child is None:
-            child = self._counts[version, arm] = self.metrics.predictions.labels(str(version), arm)
-        return child
 
     def _count_failure(self, side: Side, n: int, problem: HoldfastError) -> None:
         self.metrics.failures.labels(str(side.version), side.arm, problem.number).inc(n)

@@ -105,7 +105,7 @@ class Replica:
             ("GET", "/openapi.json"): self._describe,
         }
         self._prefixes: list[tuple[str, str, Answering]] = []
-        self._counted: dict[tuple[str, int], tuple[Any, Any]] = {}
+        self._paths = {path for _, path in self._routes}
         self.listener = Listener(
             self.handle, limits=limits, on_refused=lambda code: self.metrics.refused.labels(code).inc()
         )
@@ -117,6 +117,7 @@ class Replica:
             self._prefixes.append((method, path[:-1], handler))
         else:
             self._routes[method, path] = handler
+            self._paths.add(path)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -156,12 +157,7 @@ class Replica:
         route = (
             request.path if ("POST", request.path) in self._routes or ("GET", request.path) in self._routes else "other"
         )
-        children = self._counted.get((route, status))
-        if children is None:
-            children = (self.metrics.requests.labels(route, str(status)), self.metrics.latency.labels(route))
-            self._counted[route, status] = children
-        children[0].inc()
-        children[1].observe((time.perf_counter_ns() - request.received) / 1e9)
+        self.metrics.hot.request(route, status, (time.perf_counter_ns() - request.received) / 1e9)
 
     def _below(self, method: str, path: str) -> Answering | None:
         for m, prefix, handler in self._prefixes:
@@ -222,6 +218,7 @@ class Replica:
 
     def render_metrics(self) -> bytes:
         m, state = self.metrics, self.predictions.state
+        self.predictions.count_ranges()
         m.log_lost.set(self.journal.lost)
         m.log_healthy.set(int(self.journal.healthy))
         m.log_pending.set(self.journal.pending)
