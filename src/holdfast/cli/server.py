@@ -88,3 +88,28 @@ def revoke(name: str) -> None:
         if not access.revoke(workspace.path(TOKENS), name):
             raise NotFound(f"there is no token {name!r}", hint="`holdfast server tokens` lists them")
     say(f"token {name!r} is revoked; a running server forgets it when it is restarted")
+
+
+@server.command()
+@click.option("--older-than", default="30d", show_default=True, help="Only what was deleted longer ago than this.")
+@json_option
+def gc(older_than: str, as_json: bool) -> None:
+    """Remove deleted runs and experiments for good, and the bytes nothing names any more."""
+    import msgspec
+
+    from holdfast.core.identity import duration_us
+    from holdfast.server.gc import collect
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        now = workspace.clock.now()
+        found = collect(
+            workspace.runs,
+            workspace.ledger,
+            workspace.objects,
+            before=now - duration_us(older_than),
+            at=now,
+            actor=workspace.actor,
+        )
+    done = f"{found.objects} objects ({found.bytes:,} bytes) removed, {found.kept} kept because something names them"
+    emit(msgspec.to_builtins(found), as_json=as_json, text=lambda: say(done))

@@ -9,7 +9,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 
 from holdfast.core.definitions import Project
 from holdfast.core.errors import HoldfastError, NotFound
+from holdfast.protocols.mlflow import wire
 from holdfast.protocols.mlflow.app import MlflowApp, normal_path
 from holdfast.protocols.mlflow.context import Context
 from holdfast.protocols.mlflow.routes_artifacts import PROTOCOL_VERSION
@@ -104,7 +105,7 @@ def application(workspace: Workspace, *, access: Access | None = None, mounts: d
 
     mlflow = MlflowApp(context, executor=executor, scratch=workspace.path("uploads", "x").parent, who=who)
     inner = _ControlPlane(mlflow, mounts or {})
-    return AccessMiddleware(inner, access=rules, role_of=role_of)
+    return _Guard(inner, rules)
 
 
 def rules_of(workspace: Workspace, *, host: str | None = None) -> Access:
@@ -127,6 +128,29 @@ def role_of(method: str, path: str) -> Role | None:
         return None
     reads = method in ("GET", "HEAD") or path.endswith(("/search", "/search-datasets", "/get-latest-versions"))
     return "read" if reads else "write"
+
+
+class _Guard:
+    """The access rules in front of everything, refusing MLflow's clients in words they read."""
+
+    def __init__(self, inner: App, rules: Access) -> None:
+        self.inner = inner
+        self.rules = rules
+        self.plain = AccessMiddleware(inner, access=rules, role_of=role_of)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = normal_path(scope["path"]) if scope["type"] == "http" else ""
+        if not path.startswith("/api/"):
+            await self.plain(scope, receive, send)
+            return
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        problem = self.rules.check(headers, role=role_of(scope["method"], path))
+        if problem is None:
+            await self.inner(scope, receive, send)
+            return
+        status, body = wire.failure(problem)
+        more = [(b"www-authenticate", b'Basic realm="holdfast"')] if status == 401 else []
+        await _answer(send, status, wire.encode(body), b"application/json", more)
 
 
 class _ControlPlane:
@@ -172,8 +196,9 @@ async def _text(send: Send, body: bytes) -> None:
     await _answer(send, 200, body, b"text/plain; charset=utf-8")
 
 
-async def _answer(send: Send, status: int, body: bytes, kind: bytes) -> None:
+async def _answer(send: Send, status: int, body: bytes, kind: bytes, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
     headers = [
+        *more,
         (b"content-type", kind),
         (b"content-length", str(len(body)).encode()),
         (b"x-content-type-options", b"nosniff"),
@@ -211,6 +236,7 @@ def serve(workspace: Workspace, *, host: str, port: int, ready: Callable[[str, i
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
         timeout_graceful_shutdown=10,
+        limit_concurrency=2000,
     )
     server = uvicorn.Server(config)
     # What is loaded stays; large answers are lists without cycles, which the collector need not walk again and again.

@@ -9,6 +9,7 @@ import pytest
 from holdfast.core.records import RuleOutcome, Verdict
 from holdfast.protocols.mlflow.app import ROUTES
 from holdfast.registry import versions
+from holdfast.server.gc import collect
 from tests.protocols.mlflow.client import Api, serving
 
 GATED = """
@@ -245,3 +246,21 @@ def test_every_route_is_reached_by_its_own_path(local: Api) -> None:
         response = local.http.request(route.method, path, json={} if route.method != "GET" else None)
         assert response.status_code != 405 and response.json().get("error_code") != "ENDPOINT_NOT_FOUND", path
         assert response.status_code < 500 or response.status_code == 501, (path, response.text)
+
+
+def test_collection_spares_what_a_version_needs(local: Api) -> None:
+    ws = local.workspace
+    registered = local.model(b"registered bytes")
+    run_id = versions.get(ws.ledger, "fraud", registered).run_id
+    assert run_id is not None
+    local.upload(f"0/{run_id}/artifacts/notes.txt", b"nobody needs this")
+    local.post("runs/delete", run_id=run_id)
+    now = ws.clock.now()
+    assert collect(ws.runs, ws.ledger, ws.objects, before=now - 10**9, at=now, actor="t").objects == 0
+    found = collect(ws.runs, ws.ledger, ws.objects, before=now + 1, at=now, actor="t")
+    assert (found.objects, found.bytes, found.kept) == (1, len(b"nobody needs this"), 1)
+    uri = local.get("model-versions/get-download-uri", name="fraud", version="1")["artifact_uri"]
+    path = uri.removeprefix("mlflow-artifacts:/")
+    assert local.http.get(f"/api/2.0/mlflow-artifacts/artifacts/{path}/MLmodel").content == b"registered bytes"
+    again = collect(ws.runs, ws.ledger, ws.objects, before=now + 1, at=now, actor="t")
+    assert (again.objects, again.kept) == (0, 0)

@@ -260,7 +260,7 @@ def _code(error: HoldfastError) -> tuple[int, str]:
         case Conflict():
             return 400, "RESOURCE_ALREADY_EXISTS"
         case NotAllowed():
-            return 403, "PERMISSION_DENIED"
+            return error.status, "UNAUTHENTICATED" if error.status == 401 else "PERMISSION_DENIED"
         case TooMuch():
             return 413, "BAD_REQUEST"
         case Unavailable():
