@@ -15,7 +15,7 @@ _DEFINITIONS = (
     "better_than", "check", "deterministic", "fairness", "latency", "model", "no_leakage", "not_worse_than_champion", "on_demand", "service",
 )  # fmt: skip
 
-__all__ = [*_DEFINITIONS]
+__all__ = [*_DEFINITIONS, "load_model", "save_model"]
 
 if TYPE_CHECKING:
     from holdfast.core.definitions import *  # noqa: F403
@@ -27,6 +27,35 @@ def __getattr__(name: str) -> Any:
 
         return getattr(definitions, name)
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+
+
+def save_model(estimator: Any, name: str, *, X: Any, columns: Any = None, task: str | None = None) -> Any:  # noqa: N803
+    """Package a fitted estimator and register it as the next version of ``name`` in the project of this folder.
+
+    ``X`` (n, d) are rows like those it will see; the saved form is verified on them. Returns the ModelVersion.
+
+    Raises:
+        BadInput: ``X`` has no rows, or the columns do not fit it.
+    """
+    from holdfast.lifecycle import notebook
+    from holdfast.workspace import Workspace
+
+    with Workspace.open() as workspace:
+        return notebook.save(workspace, estimator, name, X=X, columns=columns, task=task)
+
+
+def load_model(reference: str) -> Any:
+    """The model version ``reference`` leads to (``name@7``, ``name@champion``, ``name@latest``), verified, with
+    ``predict(rows)`` and ``scores(rows)``.
+
+    Raises:
+        NotFound: it leads nowhere. Damaged: stored bytes are not what was registered.
+    """
+    from holdfast.lifecycle import notebook
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        return notebook.load(workspace, reference)
 
 
 def __dir__() -> list[str]:

@@ -278,7 +278,12 @@ def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell =
             done["no_order"] = proposal.reason
             if proposal.alert:
                 alerts.raise_thing(
-                    ws.ledger, service.name, "retraining", title=f"{service.name}: retraining stopped", text=proposal.reason, at=now
+                    ws.ledger,
+                    service.name,
+                    "retraining",
+                    title=f"{service.name}: retraining stopped",
+                    text=proposal.reason,
+                    at=now,
                 )
             if proposal.tick is not None:
                 orders.skip(ws.ledger, service.name, proposal.tick, reason=proposal.reason, at=now)
