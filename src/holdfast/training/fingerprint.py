@@ -41,11 +41,11 @@ def code(root: Path) -> Json:
 def snapshot(root: Path) -> tuple[Json, bytes]:
     """``code(root)``, and the patch whose SHA-256 it names: empty when clean or without git."""
     nothing: Json = {"commit": None, "dirty": False, "diff_sha256": None, "remote": None, "left_out": []}
-    top = _git(root, "rev-parse", "--show-toplevel")
+    top = git(root, "rev-parse", "--show-toplevel")
     if top is None:
         return nothing, b""
-    commit = _git(root, "rev-parse", "--verify", "-q", "HEAD^{commit}")
-    remote = _git(root, "config", "--get", "remote.origin.url")
+    commit = git(root, "rev-parse", "--verify", "-q", "HEAD^{commit}")
+    remote = git(root, "config", "--get", "remote.origin.url")
     if commit is None:
         return {**nothing, "dirty": True, "remote": _public(remote)}, b""
     patch, left_out = _patch(Path(os.fsdecode(top.strip())), commit.decode().strip())
@@ -153,7 +153,7 @@ def _patch(top: Path, commit: str) -> tuple[bytes, list[str]]:
 
     Made with an index and an object folder of its own: the user's index and repository are not touched.
     """
-    objects = _git(top, "rev-parse", "--git-path", "objects")
+    objects = git(top, "rev-parse", "--git-path", "objects")
     if objects is None:
         return b"", []
     with tempfile.TemporaryDirectory(prefix="holdfast-") as scratch:
@@ -162,9 +162,9 @@ def _patch(top: Path, commit: str) -> tuple[bytes, list[str]]:
             "GIT_OBJECT_DIRECTORY": scratch,
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": str((top / os.fsdecode(objects.strip())).resolve()),
         }
-        if _git(top, "read-tree", commit, variables=own) is None:
+        if git(top, "read-tree", commit, variables=own) is None:
             return b"", []
-        untracked = _git(top, "ls-files", "-z", "--others", "--exclude-standard", variables=own) or b""
+        untracked = git(top, "ls-files", "-z", "--others", "--exclude-standard", variables=own) or b""
         small: list[bytes] = []
         left_out: list[bytes] = []
         for name in filter(None, untracked.split(b"\0")):
@@ -174,17 +174,18 @@ def _patch(top: Path, commit: str) -> tuple[bytes, list[str]]:
             except OSError:
                 continue
             (small if fits else left_out).append(name)
-        _git(top, "add", "--update", variables=own)
+        git(top, "add", "--update", variables=own)
         if small:
             names = b"\0".join(small)
-            _git(top, "add", "--pathspec-from-file=-", "--pathspec-file-nul", variables=own, given=names)
+            git(top, "add", "--pathspec-from-file=-", "--pathspec-file-nul", variables=own, given=names)
         arguments = ("diff", "--cached", "--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color")
-        patch = _git(top, *arguments, "--no-renames", commit, "--", variables=own)
+        patch = git(top, *arguments, "--no-renames", commit, "--", variables=own)
         return patch or b"", sorted(os.fsdecode(name) for name in left_out)
 
 
-def _git(folder: Path, *arguments: str, variables: dict[str, str] | None = None, given: bytes = b"") -> bytes | None:
-    """What git printed; None where there is no git, no repository, or git says no."""
+def git(folder: Path, *arguments: str, variables: dict[str, str] | None = None, given: bytes = b"") -> bytes | None:
+    """What git printed; None where there is no git, no repository, or git says no. Starts no program a repository's
+    configuration names, and never asks for a password."""
     program = shutil.which("git")
     if program is None or not folder.is_dir():
         return None
