@@ -45,9 +45,13 @@ _LOADERS = frozenset({
     "TypeNode", "TreeNode", "LossNode", "CachedNode", "BytesNode", "BytearrayNode", "ReduceNode", "OrderedDictNode",
     "_DictWithDeprecatedKeysNode",
 })  # fmt: skip
-# Classes of the allowed modules that can call a function of the caller's choice.
+# Text vectorisers take callables for analysing text; models here take numbers.
 _REFUSED = frozenset({"CountVectorizer", "TfidfVectorizer", "HashingVectorizer"})
-_BUILTIN_FUNCTIONS = frozenset({"exp", "sqrt", "log", "expit"})
+# Functions a model may hold (in a FunctionTransformer, say); gradient boosting passes plain columns through the first.
+_FUNCTIONS = frozenset({
+    "sklearn.utils.validation.check_array", "numpy.log1p", "numpy.log", "numpy.expm1", "numpy.exp", "numpy.sqrt",
+    "numpy.abs", "numpy.absolute", "numpy.sign", "numpy.square", "numpy.isnan",
+})  # fmt: skip
 
 
 def check_schema(members: dict[str, bytes]) -> set[str]:
@@ -74,36 +78,28 @@ def check_schema(members: dict[str, bytes]) -> set[str]:
         elif isinstance(node, dict):
             loader, module, name = node.get("__loader__"), node.get("__module__"), node.get("__class__")
             if loader is not None or module is not None or name is not None:
-                types.add(_check_node(loader, module, name, node))
+                types.add(_check_node(loader, module, name))
             stack.extend((child, depth + 1) for child in node.values() if isinstance(child, dict | list))
     return types
 
 
-def _check_node(loader: object, module: object, name: object, node: dict[str, Any]) -> str:
+def _check_node(loader: object, module: object, name: object) -> str:
     full = f"{module}.{name}"
-    plain = all(isinstance(x, str) for x in (loader, module, name))
-    good_type = (
-        plain and name not in _REFUSED and (full in _EXACT or _NUMPY_SCALAR.match(full) or _MODULES.match(str(module)))
-    )
-    if name == "FunctionTransformer" and not _without_functions(node):
-        good_type = False
-    if not good_type or loader not in _LOADERS:
+    if not all(isinstance(x, str) for x in (loader, module, name)):
+        good = False
+    elif loader == "FunctionNode":
+        good = full in _FUNCTIONS
+    elif loader == "PartialNode":
+        good = full == "functools.partial"
+    else:
+        known = full in _EXACT or _NUMPY_SCALAR.match(full) or _MODULES.match(str(module))
+        good = bool(known) and loader in _LOADERS and name not in _REFUSED
+    if not good:
         raise NotTrusted(
             f"this skops file wants to make {full} by {loader}, which is not on Holdfast's list of model types",
             hint="save the model as ONNX, or pickle it and have its hash trusted: `holdfast models trust FILE`",
         )
     return full
-
-
-def _without_functions(node: dict[str, Any]) -> bool:
-    """Whether a FunctionTransformer only passes through, as gradient boosting uses it for its plain columns."""
-    try:
-        state = node["content"]["content"]
-        return all(
-            state[f]["__loader__"] == "JsonNode" and state[f]["content"] == "null" for f in ("func", "inverse_func")
-        )
-    except (KeyError, TypeError):
-        return False
 
 
 class SklearnPredictor:
