@@ -33,7 +33,7 @@ def handler(request: Request) -> Response | Awaitable[Response]:
     return Response(200, json.dumps([request.method, request.path, request.query.decode(), len(request.body)]).encode())
 
 
-def play(story: Story, **limits: Any) -> list[str]:
+def play(story: Story, *, timeout: float = 30.0, **limits: Any) -> list[str]:
     refused: list[str] = []
 
     async def run() -> None:
@@ -41,7 +41,7 @@ def play(story: Story, **limits: Any) -> list[str]:
         listener.start()
         server = await asyncio.get_running_loop().create_server(listener.connection, "127.0.0.1", 0)
         host, port = server.sockets[0].getsockname()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(timeout):
             await story(host, port, listener)
         server.close()
         await listener.drain(0.5)
@@ -235,7 +235,7 @@ def _fuzz(seed: int, rounds: int) -> None:
         await asyncio.sleep(0.1)
         assert not [c for c in listener.open if isinstance(c, Connection) and not c.idle]
 
-    play(story, arrival=0.5, idle=0.5)
+    play(story, timeout=30 + rounds / 20, arrival=0.5, idle=0.5)
 
 
 def test_mutated_requests() -> None:
@@ -243,5 +243,6 @@ def test_mutated_requests() -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_mutated_requests_for_long() -> None:
     _fuzz(5, 50_000)

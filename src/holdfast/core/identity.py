@@ -55,10 +55,11 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def new_id(at: int | None = None) -> str:
-    """A 26 character id (ULID: 48 bits of milliseconds, 80 of chance), sortable by time of making."""
+def new_id(at: int | None = None, *, chance: bytes | None = None) -> str:
+    """A 26 character id (ULID: 48 bits of milliseconds, 80 of chance), sortable by time of making. ``chance``: 10 random
+    bytes drawn before."""
     ms = (time.time_ns() // 1_000_000) if at is None else max(at // 1000, 0)
-    number = ((ms & ((1 << 48) - 1)) << 80) | int.from_bytes(secrets.token_bytes(10), "big")
+    number = ((ms & ((1 << 48) - 1)) << 80) | int.from_bytes(chance or secrets.token_bytes(10), "big")
     # Two characters (10 bits) at a time: every prediction gets an id.
     return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 

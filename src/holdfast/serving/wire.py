@@ -8,6 +8,7 @@ refuses ambiguous framing.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ from holdfast.core.errors import HoldfastError
 JSON = b"application/json"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+# A path that is itself: nothing to decode, no query.
+_PLAIN = re.compile(rb"(?:/[A-Za-z0-9_.~-]*)+\Z").match
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -287,17 +290,18 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        target = self._url
         try:
-            url = httptools.parse_url(self._url)
-            path = url.path.decode("ascii")
-            if "%" in path:
-                path = unquote(path, errors="strict")
+            if _PLAIN(target):
+                path, query = target.decode("ascii"), b""
+            else:
+                url = httptools.parse_url(target)
+                path, query = unquote(url.path.decode("ascii"), errors="strict"), url.query or b""
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError, AttributeError):
             self._refuse(400, "HF101", "the URL cannot be read")
             return
-        request = Request(
-            self._parser.get_method().decode(), self._url, path, url.query or b"", self._headers, body, self._peer
-        )
+        method = self._parser.get_method().decode()
+        request = Request(method, target, path, query, self._headers, body, self._peer)
         keep = self._parser.should_keep_alive()
         if self._busy or self._paused:
             self._waiting.append((request, keep))
