@@ -26,15 +26,11 @@ if TYPE_CHECKING:
 @click.option(
     "--persist",
     type=click.IntRange(min=1),
-    default=2,
-    show_default=True,
     help="Drift reports in a row that must agree.",
 )
 @click.option(
     "--backoff",
     type=click.FloatRange(min=1),
-    default=2.0,
-    show_default=True,
     help="What a rejected candidate multiplies the cooldown by.",
 )
 @click.option("--since", help="From this instant on.")
@@ -43,8 +39,6 @@ if TYPE_CHECKING:
 @json_option
 def backtest(
     service: str,
-    persist: int,
-    backoff: float,
     since: str | None,
     until: str | None,
     only_orders: bool,
@@ -66,11 +60,11 @@ def backtest(
             raise NotFound.among("service", service, services)
         wish = _changed(services[service].retrain, changes)
         found = replaying.run(
-            workspace, service, wish, persist=persist, backoff=backoff,
+            workspace, service, wish,
             start=to_us(since) if since else None, end=to_us(until) if until else None,
         )  # fmt: skip
     emit(
-        {"settings": wish.spec(), "persist": persist, "backoff": backoff, "backtest": found},
+        {"settings": wish.spec(), "backtest": found},
         as_json=as_json,
         text=lambda: _draw(found, only_orders),
     )

@@ -546,7 +546,7 @@ class Rollout:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """How drift is judged. ``rate`` is the false discovery rate within a family; floors are the least effect that
+    """How drift is judged. ``rate`` bounds the false alarms of a whole check; floors are the least effect that
     counts. ``columns`` limits which inputs are watched; ``minimum`` rows are needed to say anything."""
 
     rate: float = 0.01
@@ -590,7 +590,8 @@ class Retrain:
     """When to retrain: on a cron ``schedule`` (in ``zone``), on drift, or when a live metric's whole interval lies under
     a floor (``when_below``) or under the version's own figure by ``when_drops``. ``cooldown`` is the least time
     between orders, ``budget`` the most orders in ``budget_window``; after ``breaker`` failed cycles in a row it stops and
-    alerts; ``freeze`` holds (from, to) stretches without retraining."""
+    alerts; ``freeze`` holds (from, to) stretches without retraining. Drift counts when ``persist`` reports in a row alarm about the
+    same thing; each rejected candidate in a row multiplies the cooldown by ``backoff``, up to 8 times."""
 
     schedule: str | None = None
     zone: str = "UTC"
@@ -602,6 +603,8 @@ class Retrain:
     budget_window: Duration = "365d"
     breaker: int = 3
     freeze: Sequence[tuple[str, str]] = ()
+    persist: int = 2
+    backoff: float = 2.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cooldown", duration_us(self.cooldown))

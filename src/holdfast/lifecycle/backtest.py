@@ -61,8 +61,8 @@ def replay(
     metrics_of: Mapping[int, Mapping[str, float]] | None = None,
     start: int | None = None,
     end: int | None = None,
-    persist: int = 2,
-    backoff: float = 2.0,
+    persist: int | None = None,
+    backoff: float | None = None,
 ) -> Backtest:
     """Run the policy over what was reported. Pure.
 
@@ -136,8 +136,8 @@ def run(
     *,
     start: int | None = None,
     end: int | None = None,
-    persist: int = 2,
-    backoff: float = 2.0,
+    persist: int | None = None,
+    backoff: float | None = None,
 ) -> Backtest:
     """``replay`` over the workspace's ledger.
 

@@ -60,8 +60,8 @@ def propose(
     last_tick: int | None = None,
     open_order: RetrainOrder | None = None,
     live_version: int | None = None,
-    persist: int = 2,
-    backoff: float = 2.0,
+    persist: int | None = None,
+    backoff: float | None = None,
 ) -> RetrainOrder | NoOrder:
     """An order to retrain, or why not.
 
@@ -74,9 +74,10 @@ def propose(
         last_tick: the last scheduled tick that has an outcome (``orders.last_tick``); from history when None.
         open_order: an order that is placed and not finished.
         live_version: the version that answers now, where it is not the newest promoted one (after a rollback).
-        persist: how many drift reports in a row must alarm about the same thing.
-        backoff: each rejected candidate in a row multiplies the cooldown by this, up to 8 times.
+        persist, backoff: instead of those of ``retrain``.
     """
+    persist = max(1, retrain.persist if persist is None else persist)
+    backoff = max(1.0, retrain.backoff if backoff is None else backoff)
     cycles = sorted(history, key=lambda c: (c.started, c.id))
     known = [r for r in reports if r.end <= now]
     name = service or next((c.service for c in cycles), None) or next((r.service for r in known), "")
