@@ -1,7 +1,10 @@
 """Reports: what counts as ok, one per window, and where they are found again."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from holdfast.backends.ledger_sql import SqlLedger
 from holdfast.core.ports import Ledger
 from holdfast.core.records import Signal
 from holdfast.monitoring import report
@@ -67,3 +70,25 @@ def test_found_again(ledger: Ledger) -> None:
     assert report.find(ledger, made[0].id[:12]) == made[0]
     assert report.find(ledger, "zzz") is None
     assert report.find(ledger, "") is None
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=1, max_size=12, unique=True),
+    st.one_of(st.none(), st.integers(-5, 70)),
+    st.one_of(st.none(), st.integers(-5, 70)),
+)
+@settings(derandomize=True, max_examples=40, deadline=None)
+def test_a_stretch_is_the_same_as_looking_at_all(
+    tmp_path_factory: pytest.TempPathFactory, ends: list[int], since: int | None, until: int | None
+) -> None:
+    ledger = SqlLedger(f"sqlite:///{tmp_path_factory.mktemp('l')}/l.db")
+    hours = 11 * 3_600_000_000
+    for end in ends:
+        report.store(ledger, report.build("drift", "s", 1, 0, end * hours + 5, [signal()], rows=9))
+    report.store(ledger, report.build("drift", "s1", 1, 0, 99 * hours, [signal()], rows=9))
+    low, high = None if since is None else since * hours, None if until is None else until * hours
+    found = [r.end for r in report.recent(ledger, "s", since=low, until=high)]
+    assert found == sorted(
+        e * hours + 5 for e in ends if (low is None or e * hours + 5 >= low) and (high is None or e * hours + 5 < high)
+    )
+    ledger.close()

@@ -15,6 +15,8 @@ from holdfast.core.ports import Ledger, LedgerTransaction
 from holdfast.core.records import Report, Signal
 
 TABLE = "reports"
+NEWEST = "reports_newest"
+_STEP = 10**11
 Outcome = Literal["ok", "alarm", "no data", "not enough evidence"]
 
 
@@ -70,6 +72,9 @@ def store_in(tx: LedgerTransaction, report: Report, *, actor: str = "monitor") -
         return False
     body = msgspec.to_builtins(report)
     tx.put(TABLE, key, body)
+    newest = tx.get(NEWEST, report.service)
+    if newest is None or int(newest["end"]) < report.end:
+        tx.put(NEWEST, report.service, {"end": report.end})
     tx.append(
         "report.made",
         subject=report.service,
@@ -102,14 +107,28 @@ def recent(
 ) -> list[Report]:
     """Reports of a service whose windows end in [since, until), oldest first; the newest ``limit`` of them."""
     found = []
-    for _, row in ledger.scan(TABLE, prefix=f"{service}/"):
-        if (
-            (kind is None or row["kind"] == kind)
-            and (since is None or row["end"] >= since)
-            and (until is None or row["end"] < until)
-        ):
-            found.append(msgspec.convert(row, Report))
+    for prefix in _prefixes(ledger, service, since, until):
+        for _, row in ledger.scan(TABLE, prefix=prefix):
+            if (
+                (kind is None or row["kind"] == kind)
+                and (since is None or row["end"] >= since)
+                and (until is None or row["end"] < until)
+            ):
+                found.append(msgspec.convert(row, Report))
     return found if limit is None else found[-limit:]
+
+
+def _prefixes(ledger: Ledger, service: str, since: int | None, until: int | None) -> list[str]:
+    """Beginnings of keys that cover [since, until): one per 27.8 hours, so that a glance at the last days does not read
+    the reports of years. All of the service where that would be more than a year of glances."""
+    newest = ledger.get(NEWEST, service)
+    if since is None or since < 0 or newest is None:
+        return [f"{service}/"]
+    end = int(newest["end"]) + 1 if until is None else min(until, int(newest["end"]) + 1)
+    first, last = since // _STEP, (end - 1) // _STEP
+    if last - first > 400:
+        return [f"{service}/"]
+    return [f"{service}/{n:09d}" for n in range(first, last + 1)]
 
 
 def find(ledger: Ledger, report_id: str) -> Report | None:
