@@ -256,6 +256,20 @@ def test_a_storm_is_one_event_however_many_rows_it_has() -> None:
     assert ("tail", "x") in alarms(profile, pa.table({"x": spread}), later)
 
 
+def test_multiclass_scores_are_watched_by_their_likeliest_class() -> None:
+    rng = np.random.default_rng(2)
+    times = np.sort(rng.integers(0, 30 * DAY, 3000)) + START
+
+    def scores(n: int, sharp: float) -> pa.Table:
+        raw = rng.dirichlet([sharp, 1.0, 1.0], n)
+        return pa.table({"score": pa.array(raw.tolist())})
+
+    profile = drift.profile(scores(3000, 1.0), times, columns=["score"])
+    later = np.sort(rng.integers(30 * DAY, 37 * DAY, 1000)) + START
+    assert not alarms(profile, scores(1000, 1.0), later)
+    assert set(alarms(profile, scores(1000, 4.0), later)) == {("prediction", "score")}
+
+
 def test_naive_rule_is_the_naive_rule() -> None:
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(4)

@@ -513,16 +513,7 @@ def _floats(column: pa.ChunkedArray | None, name: str, rows: int) -> Array:
     if reference.is_categorical(column.type):
         # The type changed under us: what still reads as a number is one, the rest is missing, and missing alarms.
         return np.array([_number(v) for v in column.to_pylist()], np.float64)
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        column = _surest(column)
     return reference.floats(column, name)
-
-
-def _surest(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A multiclass score as the probability of its likeliest class."""
-    return pa.chunked_array(
-        [pa.array([None if v is None else max(v, default=None) for v in column.to_pylist()], pa.float64())]
-    )
 
 
 def _number(value: Any) -> float:

@@ -123,11 +123,14 @@ def is_categorical(kind: pa.DataType) -> bool:
 
 
 def floats(column: pa.ChunkedArray, name: str) -> Array:
-    """A numeric Arrow column as float64, null as NaN.
+    """A numeric Arrow column as float64, null as NaN; of a multiclass score the probability of the likeliest class.
 
     Raises:
         BadInput: the column is not numeric.
     """
+    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        tops = [None if v is None else max(v, default=None) for v in column.to_pylist()]
+        column = pa.chunked_array([pa.array(tops, pa.float64())])
     kind = column.type
     if pa.types.is_timestamp(kind) or not (
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind)
