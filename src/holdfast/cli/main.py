@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Run any script as a tracked, reproducible run."),
     "reproduce": ("run", "reproduce", "Do a run again and compare."),
     "runs": ("runs", "runs", "List, show and compare tracked runs."),
+    "import-mlflow": ("importing", "import_mlflow", "Bring in what an MLflow server holds."),
     "models": ("models", "models", "List, inspect and move approvals of model versions."),
     "check": ("check", "check", "The gate: measure a version and decide."),
     "approve": ("models", "approve", "The human step: approve a version that passed the gate."),

@@ -160,11 +160,14 @@ def create(
     at: int,
     actor: str,
     must_exist: bool = False,
+    number: int | None = None,
 ) -> ModelVersion:
-    """Give the next number of ``name`` to ``content``. The name is registered by this where it is new.
+    """Give the next number of ``name`` to ``content``. The name is registered by this where it is new. ``number`` keeps
+    the number a version had elsewhere; it must be above all given so far.
 
     Raises:
         NotFound: ``must_exist`` and the name is not registered.
+        Conflict: ``number`` was given already.
     """
     check_model_name(name)
     with ledger.transaction() as tx:
@@ -173,7 +176,9 @@ def create(
             if must_exist:
                 raise NotFound(f"Registered Model with name={name} not found", hint="create the registered model first")
             model = _new_model(tx, name, at=at, actor=actor, last=model.last if model else 0)
-        number = model.last + 1
+        if number is not None and number <= model.last:
+            raise Conflict(f"{name}@{number} was given already", hint=f"the next number is {model.last + 1}")
+        number = number or model.last + 1
         version = ModelVersion(
             name=name,
             version=number,

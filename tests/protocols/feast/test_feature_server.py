@@ -1,0 +1,163 @@
+"""The feature server over HTTP: Feast's shapes, the request's order, and an object for every mistake of the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from holdfast.backends.online_embedded import EmbeddedOnlineStore
+from holdfast.core import definitions as d
+from holdfast.core.identity import HOUR, iso
+from holdfast.features.push import Pusher
+from holdfast.protocols.feast import routes, translate
+
+NOW = 1_700_000_000_000_000
+
+trips = d.Source("trips", "trips.parquet", timestamp="at")
+driver = d.Entity("driver", ["driver_id"])
+activity = d.FeatureView(
+    "activity", [driver], trips, [d.Aggregation("fare", ["count", "mean"], ["1h"]), d.Field("city", str)], ttl="2h"
+)
+service = d.FeatureService("fares", [activity], request={"amount": float})
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    calls: list[Any] = []
+
+    async def materialize(start: int | None, end: int, names: Any) -> None:
+        calls.append((start, end, names))
+
+    with EmbeddedOnlineStore(tmp_path / "online") as online, Pusher(tmp_path, online, [activity]) as pusher:
+        app = routes.app(
+            online, views={"activity": activity}, services={"fares": service}, pusher=pusher, materialize=materialize,
+            clock=lambda: NOW,
+        )  # fmt: skip
+        client = TestClient(app)
+        client.calls = calls  # type: ignore[attr-defined]
+        yield client
+
+
+def push(client: TestClient, **columns: Any) -> Any:
+    body = {
+        "push_source_name": "trips",
+        "df": {"driver_id": [7, 7], "at": [iso(NOW - HOUR), iso(NOW - 1_500_000)], **columns},
+    }
+    return client.post("/push", json=body)
+
+
+def test_pushed_events_are_read_in_feasts_shape_and_the_requests_order(client: TestClient) -> None:
+    answer = push(client, fare=[10.0, 4.0], city=["A", "B"])
+    assert (answer.status_code, answer.content) == (200, b"")
+    asked = {
+        "features": ["activity:city", "activity:fare_mean_1h", "activity:fare_count_1h"],
+        "entities": {"driver_id": [8, 7, 2**53 + 1]},
+    }
+    body = client.post("/get-online-features", json=asked).json()
+    assert body["metadata"]["feature_names"] == ["driver_id", "city", "fare_mean_1h", "fare_count_1h"]
+    whole_second = iso((NOW - 1_500_000) // 10**6 * 10**6)
+    epoch = "1970-01-01T00:00:00Z"
+    assert body["results"] == [
+        {"values": [8, 7, 2**53 + 1], "statuses": ["PRESENT"] * 3, "event_timestamps": [epoch] * 3},
+        {"values": [None, "B", None], "statuses": ["NOT_FOUND", "PRESENT", "NOT_FOUND"], "event_timestamps": [epoch, whole_second, epoch]},
+        {"values": [None, 4.0, None], "statuses": ["NOT_FOUND", "PRESENT", "NOT_FOUND"], "event_timestamps": [epoch, whole_second, epoch]},
+        {"values": [0, 1, 0], "statuses": ["NOT_FOUND", "PRESENT", "NOT_FOUND"], "event_timestamps": [epoch, whole_second, epoch]},
+    ]  # fmt: skip
+    full = client.post("/get-online-features", json={**asked, "full_feature_names": True}).json()
+    assert full["metadata"]["feature_names"][1] == "activity__city"
+
+
+def test_a_service_by_name(client: TestClient) -> None:
+    push(client, fare=[10.0, 4.0], city=["A", "B"])
+    body = client.post(
+        "/get-online-features", json={"feature_service": "fares", "entities": {"driver_id": [7], "amount": [5.0]}}
+    )
+    assert body.status_code == 200, body.text
+    names = body.json()["metadata"]["feature_names"]
+    assert names == ["driver_id", "amount", "fare_count_1h", "fare_mean_1h", "city"]
+
+
+def test_pushing_twice_counts_once(client: TestClient) -> None:
+    for _ in range(3):
+        assert push(client, fare=[10.0, 4.0], city=["A", "B"]).status_code == 200
+    asked = {"features": ["activity:fare_count_1h"], "entities": {"driver_id": [7]}}
+    assert client.post("/get-online-features", json=asked).json()["results"][1]["values"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/get-online-features", {"features": ["nobody:x"], "entities": {"driver_id": [1]}}, 404, "nobody"),
+        ("/get-online-features", {"features": ["activity:fare"], "entities": {"driver_id": [1]}}, 404, "fare"),
+        ("/get-online-features", {"features": ["activity"], "entities": {"driver_id": [1]}}, 400, "view:feature"),
+        ("/get-online-features", {"feature_service": "fare", "entities": {"driver_id": [1]}}, 404, "fares"),
+        ("/get-online-features", {"features": ["activity:city"], "entities": {"driver": [1]}}, 400, "driver_id"),
+        ("/get-online-features", {"features": ["activity:city"], "entities": {"driver_id": []}}, 400, "no rows"),
+        ("/get-online-features", {"features": ["activity:city"], "entities": {}}, 400, "entities is empty"),
+        ("/get-online-features", {"features": ["activity:city"]}, 400, "entities"),
+        ("/get-online-features", {"features": [], "entities": {"driver_id": [1]}}, 400, "no features"),
+        ("/get-online-features", {"features": ["activity:city"], "entities": {"driver_id": [1.5]}}, 400, "driver_id"),
+        ("/get-online-features", {"features": ["activity:city"], "entities": {"driver_id": [1], "b": []}}, 400, "length"),
+        ("/get-online-features", {"feature_service": "fares", "entities": {"driver_id": [1]}}, 400, "amount"),
+        ("/push", {"push_source_name": "trip", "df": {"driver_id": [1]}}, 404, "trips"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [1]}}, 422, "lacks the column"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [1]}, "to": "moon"}, 400, "moon"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [1], "at": ["soon"], "fare": [1], "city": ["A"]}}, 422, "instant"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [1], "at": [None], "fare": [1], "city": ["A"]}}, 422, "event time"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [[1]], "at": [1], "fare": [1], "city": ["A"]}}, 422, "driver_id"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [2**64], "at": [1], "fare": [1], "city": ["A"]}}, 422, "64 bits"),
+        ("/push", {"push_source_name": "trips", "df": {"driver_id": [1], "at": [1], "fare": [1], "city": [5]}}, 422, "city"),
+        ("/write-to-online-store", {"feature_view_name": "x", "df": {}}, 404, "activity"),
+        ("/materialize", {"end_ts": "2024-01-01T00:00:00Z"}, 400, "start_ts"),
+        ("/materialize-incremental", {"end_ts": "2024-01-01", "feature_views": ["x"]}, 404, "activity"),
+    ],
+)  # fmt: skip
+def test_every_mistake_is_a_4xx_with_an_object(
+    client: TestClient, path: str, body: Any, status: int, says: str
+) -> None:
+    answer = client.post(path, json=body)
+    assert answer.status_code == status, answer.text
+    problem = answer.json()
+    assert set(problem) == {"error", "detail"} and problem["error"]["code"].startswith("HF")
+    assert says in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_a_string_key_where_integers_were_pushed_is_named(client: TestClient) -> None:
+    push(client, fare=[10.0, 4.0], city=["A", "B"])
+    asked = {"features": ["activity:city"], "entities": {"driver_id": ["7"]}}
+    answer = client.post("/get-online-features", json=asked)
+    assert answer.status_code == 400 and "driver_id" in answer.json()["detail"]
+
+
+def test_what_is_no_json_or_no_address(client: TestClient) -> None:
+    for content in (b"{", b"\xff", b"[" * 5000, b"null"):
+        assert client.post("/push", content=content).status_code == 400
+    assert client.get("/push").status_code == 405
+    assert client.get("/nowhere").json()["error"]["code"] == "HF200"
+    assert client.get("/health").status_code == 200
+
+
+def test_limits(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = translate.MOST_ROWS + 1
+    many = {"features": ["activity:city"], "entities": {"driver_id": list(range(rows))}}
+    assert client.post("/get-online-features", json=many).status_code == 413
+    monkeypatch.setattr(routes, "MOST_BYTES", 100)
+    assert client.post("/push", content=b" " * 101).status_code == 413
+
+
+def test_materialize_is_passed_on(client: TestClient) -> None:
+    assert client.post("/materialize", json={"start_ts": iso(0), "end_ts": iso(5)}).json() is None
+    client.post("/materialize-incremental", json={"end_ts": iso(HOUR), "feature_views": ["activity"]})
+    assert client.calls == [(0, 5, None), (None, HOUR, ["activity"])]  # type: ignore[attr-defined]
+
+
+def test_read_only(tmp_path: Path) -> None:
+    with EmbeddedOnlineStore(tmp_path / "online") as online:
+        client = TestClient(routes.app(online, views={"activity": activity}, services={}, pusher=None))
+        assert push(client, fare=[1.0, 1.0], city=["A", "B"]).status_code == 503
+        assert client.post("/materialize-incremental", json={}).status_code == 503
