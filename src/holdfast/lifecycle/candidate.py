@@ -458,6 +458,7 @@ def measure(
 ) -> tuple[Json, Effect | None]:
     """Measure every rule of the gate on the held-out rows and decide; the verdict is attached to the version."""
     from holdfast import formats
+    from holdfast.lifecycle import release
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
     from holdfast.validation import evidence, gate
@@ -487,7 +488,7 @@ def measure(
     def effect(ledger: Ledger) -> None:
         versions.attach_verdict(ledger, verdict, at=at, actor=ws.actor)
 
-    failed = [r.message for r in verdict.results if r.outcome != "pass"]
+    failed = release.named(verdict)
     return {"outcome": verdict.outcome, "failed": failed, "verdict": msgspec.to_builtins(verdict)}, effect
 
 

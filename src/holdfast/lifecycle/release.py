@@ -106,7 +106,7 @@ def missing_for_production(ws: Workspace, service: Service, version: ModelVersio
     if verdict is None or verdict.content != version.content:
         missing.append(f"a verdict of the gate: run `holdfast check {reference}`")
     elif verdict.outcome != "pass":
-        failed = "; ".join(r.message for r in verdict.results if r.outcome != "pass")
+        failed = "; ".join(named(verdict))
         missing.append(f"a passing verdict: the gate said {verdict.outcome!r} ({failed})")
     smoke = ws.ledger.get(SMOKES, f"{service.name}/{version.content}")
     if smoke is None or smoke.get("outcome") != "pass":
@@ -326,6 +326,8 @@ def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tup
         return (record["outcome"], []) if record else (None, [])
     if step == "champion":
         return "pass", []
+    import pyarrow.compute as pc
+
     from holdfast.monitoring import labels
     from holdfast.serving import journal
     from holdfast.validation import gate, live
@@ -337,15 +339,23 @@ def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tup
     champion = _side(predictions, "champion", None)
     truth = labels.LabelStore(ws.home / "labels" / service.name).read()
     evidence = live.evidence(champion, challenger, truth, rollout=service.rollout)
+    # Truth is asked for where it flows: labels that never come would hold a good canary for ever.
+    flowing = truth.num_rows and pc.sum(pc.is_in(champion["id"], value_set=truth["prediction_id"])).as_py()
     verdict = gate.decide(
         evidence,
-        live.rules(service.rollout),
+        live.rules(service.rollout, labels=(flowing or 0) >= service.rollout.minimum),
         model=rollout.model,
         version=rollout.version,
         content=rollout.content,
         at=now,
     )
-    return verdict.outcome, [r.message for r in verdict.results if r.outcome != "pass"]
+    return verdict.outcome, named(verdict)
+
+
+def named(verdict: Verdict) -> list[str]:
+    """What kept a verdict from passing, each with its check's name; the failures first."""
+    held = sorted((r for r in verdict.results if r.outcome != "pass" and r.counts), key=lambda r: r.outcome != "fail")
+    return [f"{r.check}: {r.message}" for r in held]
 
 
 def _side(predictions: Any, arm: str, version: int | None) -> Any:
