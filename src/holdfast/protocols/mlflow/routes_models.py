@@ -54,7 +54,7 @@ def get(ctx: Context, q: Json) -> Json:
 
 
 def finalize(ctx: Context, q: Json) -> Json:
-    if q["status"] not in _STATUS:
+    if not isinstance(q["status"], str | int) or q["status"] not in _STATUS:
         raise invalid("status", q["status"])
     return {
         "model": translate.logged_model(ctx.runs.update_model(q["model_id"], at=ctx.now(), status=_STATUS[q["status"]]))
