@@ -22,7 +22,9 @@ def listening(port: int) -> bool:
 def run(*command: str) -> bool:
     """Run a command quietly; whether it succeeded."""
     try:
-        return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600).returncode == 0
+        return (
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600).returncode == 0
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
 
@@ -41,14 +43,32 @@ def main() -> int:
         if clusters:
             run("pg_ctlcluster", "--skip-systemctl-redirect", clusters[-1], "main", "start")
     if not listening(6379) and shutil.which("redis-server"):
-        run("redis-server", "--daemonize", "yes", "--bind", "127.0.0.1", "--port", "6379", "--save", "", "--appendonly", "no")
+        run(
+            "redis-server",
+            "--daemonize",
+            "yes",
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            "6379",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        )
     if browser() is None and may_install:
         print("services: installing chromium from Debian's packages …", flush=True)
         run("apt-get", "update", "-q")
         run("apt-get", "install", "-y", "-q", "--no-install-recommends", "chromium")
-    found = {"PostgreSQL (127.0.0.1:5432)": listening(5432), "Redis (127.0.0.1:6379)": listening(6379), "Chromium": browser() is not None}
+    found = {
+        "PostgreSQL (127.0.0.1:5432)": listening(5432),
+        "Redis (127.0.0.1:6379)": listening(6379),
+        "Chromium": browser() is not None,
+    }
     for name, there in found.items():
-        print(f"services: {name}: {'found' if there else 'NOT THERE: its tests are ' + ('FAILING' if required else 'SKIPPED')}")
+        print(
+            f"services: {name}: {'found' if there else 'NOT THERE: its tests are ' + ('FAILING' if required else 'SKIPPED')}"
+        )
     return 1 if required and not all(found.values()) else 0
 
 

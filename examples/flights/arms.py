@@ -41,8 +41,12 @@ def main(root: Path, until: int) -> None:
         return
     X, y, due, known = features(root, raw, model, until)
     start = month_start(3)
-    months = [(m, max(month_start(m), start), min(month_start(m + 1), until)) for m in range(3, 13) if month_start(m) < until]
-    boosting = next({k: v for k, v in c.items() if k != "algorithm"} for c in model.candidates if c["algorithm"] == "boosting")
+    months = [
+        (m, max(month_start(m), start), min(month_start(m + 1), until)) for m in range(3, 13) if month_start(m) < until
+    ]
+    boosting = next(
+        {k: v for k, v in c.items() if k != "algorithm"} for c in model.candidates if c["algorithm"] == "boosting"
+    )
     arms: dict[str, Any] = {}
 
     def fit(at: int, rows: int | None = None) -> Any:
@@ -94,7 +98,13 @@ def main(root: Path, until: int) -> None:
             fitted, index = fit(day + DAY, NAIVE_ROWS)
             seconds += time.perf_counter() - began
             fits += 1
-    auc("naive rule", scores, fits, seconds, f"KS p < 0.05 on any feature, daily; each fit on a sample of {NAIVE_ROWS:,} rows")
+    auc(
+        "naive rule",
+        scores,
+        fits,
+        seconds,
+        f"KS p < 0.05 on any feature, daily; each fit on a sample of {NAIVE_ROWS:,} rows",
+    )
     data = json.dumps(arms, indent=1).encode()
     kept.write_bytes(data)
     (root / "arms.json").write_bytes(data)

@@ -10,7 +10,9 @@ import holdfast as hf
 # --- sources: where rows come from, when they happened, when they could be known --------------------------------------
 
 flights = hf.Source("flights", "data/flights", timestamp="scheduled_departure", owner="scheduling")
-arrivals = hf.Source("arrivals", "data/arrivals", timestamp="landed_at", arrival="known_at", sequence="flight_id", owner="operations")
+arrivals = hf.Source(
+    "arrivals", "data/arrivals", timestamp="landed_at", arrival="known_at", sequence="flight_id", owner="operations"
+)
 weather = hf.Source("weather", "data/weather", timestamp="observed_at", arrival="known_at", owner="operations")
 planes = hf.Source("planes", "data/planes", owner="fleet")
 
@@ -19,10 +21,16 @@ planes = hf.Source("planes", "data/planes", owner="fleet")
 origin, carrier, dest, tailnum = (hf.Entity(name) for name in ("origin", "carrier", "dest", "tailnum"))
 recent = hf.Aggregation("delay", ["mean", "count"], windows=["3h", "24h", "7d"])
 
-origin_delay = hf.FeatureView("origin_delay", [origin], arrivals, [recent], description="Delays of arrivals that left here")
-carrier_delay = hf.FeatureView("carrier_delay", [carrier], arrivals, [recent], description="Delays of this carrier's arrivals")
+origin_delay = hf.FeatureView(
+    "origin_delay", [origin], arrivals, [recent], description="Delays of arrivals that left here"
+)
+carrier_delay = hf.FeatureView(
+    "carrier_delay", [carrier], arrivals, [recent], description="Delays of this carrier's arrivals"
+)
 dest_delay = hf.FeatureView("dest_delay", [dest], arrivals, [recent], description="Delays of arrivals there")
-plane_delay = hf.FeatureView("plane_delay", [tailnum], arrivals, [hf.Aggregation("delay", ["mean", "count"], windows=["7d"])])
+plane_delay = hf.FeatureView(
+    "plane_delay", [tailnum], arrivals, [hf.Aggregation("delay", ["mean", "count"], windows=["7d"])]
+)
 
 sky = hf.FeatureView("sky", [origin], weather, ttl="6h", description="Latest weather at the origin", features=[
     hf.Field(name) for name in ("temp", "dewp", "humid", "wind_speed", "wind_gust", "precip", "pressure", "visib")
@@ -87,7 +95,9 @@ def train(data, params):
 
     params = dict(params)
     if params.pop("algorithm") == "forest":
-        forest = RandomForestClassifier(**params, max_features=0.3, max_samples=60_000 / max(len(data.y), 60_001), n_jobs=-1)
+        forest = RandomForestClassifier(
+            **params, max_features=0.3, max_samples=60_000 / max(len(data.y), 60_001), n_jobs=-1
+        )
         return make_pipeline(SimpleImputer(strategy="median"), forest).fit(data.X, data.y)
     return HistGradientBoostingClassifier(**params).fit(data.X, data.y)
 
@@ -113,6 +123,8 @@ late_arrival = hf.Service(
         decision_record=True,
     ),
     rollout=hf.Rollout(canary=[10, 50], bake="1d", minimum=60, max_latency_ratio=5.0),
-    monitor=hf.Monitor(every="1d", window="7d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]),
+    monitor=hf.Monitor(
+        every="1d", window="7d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]
+    ),
     retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="35d", budget=8, budget_window="365d"),
 )

@@ -25,14 +25,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import report  # noqa: E402
-from prepare import prepare  # noqa: E402
-from wire import Client  # noqa: E402
-from world import DAY, STEP, World, deliver, deliver_history, instant, month_start  # noqa: E402
+import report
+from prepare import prepare
+from wire import Client
+from world import DAY, STEP, World, deliver, deliver_history, instant, month_start
 
-from holdfast.backends.clock import ReplayClock  # noqa: E402
-from holdfast.core.identity import file_sha256, from_us, iso  # noqa: E402
-from holdfast.workspace import Workspace  # noqa: E402
+from holdfast.backends.clock import ReplayClock
+from holdfast.core.identity import file_sha256, from_us, iso
+from holdfast.workspace import Workspace
 
 SERVICE = "late_arrival"
 REPLICA_KILLED = instant("2013-03-12T18:00")
@@ -46,7 +46,11 @@ def main() -> None:
     arguments.add_argument("--until", default="2014-01-01", help="Stop the replay on this day.")
     arguments.add_argument("--no-arms", action="store_true", help="Leave the compared arms out.")
     options = arguments.parse_args()
-    demo = Demo(options.folder.resolve(), until=min(instant(options.until + "T05:00"), month_start(13)), arms=not options.no_arms)
+    demo = Demo(
+        options.folder.resolve(),
+        until=min(instant(options.until + "T05:00"), month_start(13)),
+        arms=not options.no_arms,
+    )
     try:
         demo.run()
     finally:
@@ -127,7 +131,11 @@ class Demo:
         failed = [r["check"] for r in verdict["results"] if r["outcome"] == "fail"]
         deployed = self.holdfast("deploy", reference, status=1)
         refusal = next((line for line in deployed.stderr.splitlines() if line.startswith("error")), "")
-        self.fault("leaked labels", FIRST_DAY, f"{reference}: the gate failed {', '.join(failed)}; deploy refused: {refusal[:120]}")
+        self.fault(
+            "leaked labels",
+            FIRST_DAY,
+            f"{reference}: the gate failed {', '.join(failed)}; deploy refused: {refusal[:120]}",
+        )
 
     def plant_bad_delivery(self, month: int) -> None:
         """The month's schedule arrives corrupted: distances negative, airports unknown, half the rows gone."""
@@ -163,7 +171,11 @@ class Demo:
         self.children["controller"].wait()
         done = [k.rpartition("/")[2] for k, _ in self.ws.ledger.scan("steps", prefix=f"cycle/{cycle['id']}/")]
         self.start("controller", "loop", "run", SERVICE)
-        self.fault("killed controller", self.clock.now(), f"kill -9 at step '{cycle['step']}' of cycle {cycle['id'][:10]} (done: {', '.join(done)}); a new one carried on")
+        self.fault(
+            "killed controller",
+            self.clock.now(),
+            f"kill -9 at step '{cycle['step']}' of cycle {cycle['id'][:10]} (done: {', '.join(done)}); a new one carried on",
+        )
 
     # --- time moves ---------------------------------------------------------------------------------------------------
 
@@ -182,7 +194,9 @@ class Demo:
                     killed_controller = self.end_of_day(at, killed_controller)
                     self.deliveries(at)
                     next_day += DAY
-                    tick((at - FIRST_DAY) // DAY, f"{from_us(at):%d %b}  {self.sent:,} flights asked, {self.headline()}")
+                    tick(
+                        (at - FIRST_DAY) // DAY, f"{from_us(at):%d %b}  {self.sent:,} flights asked, {self.headline()}"
+                    )
                 self.push(features, world, at)
                 for row in world.arrivals.between(at, at + STEP):
                     known = self.ids.pop(int(row["flight_id"]), None)
@@ -202,7 +216,11 @@ class Demo:
         self.failed = fleet.failed + features.failed
         if killed_replica:
             about = self.about(f"{SERVICE}-production")
-            self.fault("killed replica", REPLICA_KILLED, f"kill -9 of process {self.killed} under traffic: {len(fleet.failed)} failed requests; replicas now {about['replicas']}")
+            self.fault(
+                "killed replica",
+                REPLICA_KILLED,
+                f"kill -9 of process {self.killed} under traffic: {len(fleet.failed)} failed requests; replicas now {about['replicas']}",
+            )
 
     def push(self, features: Client, world: World, at: int) -> None:
         """What the feeds deliver at ``at``: landings and weather."""
@@ -220,7 +238,10 @@ class Demo:
         for row in flights:
             by_origin.setdefault(row["origin"], []).append(row)
         bodies = [
-            {"rows": [{k: v for k, v in row.items() if k not in ("flight_id", "due")} for row in rows], "request_time": [row["due"] for row in rows]}
+            {
+                "rows": [{k: v for k, v in row.items() if k not in ("flight_id", "due")} for row in rows],
+                "request_time": [row["due"] for row in rows],
+            }
             for rows in by_origin.values()
         ]
         for rows, answer in zip(by_origin.values(), fleet.post_all("/predict", bodies), strict=True):
@@ -268,7 +289,9 @@ class Demo:
         verified = json.loads(self.holdfast("features", "verify", SERVICE, "--json").stdout)
         audit = self.holdfast("audit", "verify").stdout.strip()
         arms = self.wait_for_arms()
-        result = report.collect(self.ws, SERVICE, arms=arms, faults=self.faults, verified=verified, start=FIRST_DAY, end=self.until)
+        result = report.collect(
+            self.ws, SERVICE, arms=arms, faults=self.faults, verified=verified, start=FIRST_DAY, end=self.until
+        )
         result["audit"] = audit
         result["requests"] = {"sent": self.requests, "failed": self.failed[:10], "predictions": self.sent}
         result["seconds"] = time.monotonic() - self.began
@@ -285,7 +308,7 @@ class Demo:
             f"holdfast trace {result['example']}", "holdfast up       # server, replicas, features, loop; prints their addresses",
         ):  # fmt: skip
             print(f"  {line}")
-        problems = [f for f in self.failed] + [f"{name}: unequal" for name, n in result["unequal"].items() if n]
+        problems = list(self.failed) + [f"{name}: unequal" for name, n in result["unequal"].items() if n]
         if problems:
             sys.exit(f"the demo ended with problems: {problems[:5]}")
 
@@ -308,9 +331,13 @@ class Demo:
 
     def holdfast(self, *words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a command as a user would and insist on its exit status."""
-        done = subprocess.run([sys.executable, "-m", "holdfast.cli.main", *words], cwd=self.root, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast.cli.main", *words], cwd=self.root, capture_output=True, text=True
+        )
         if done.returncode != status:
-            sys.exit(f"`holdfast {' '.join(words)}` ended with {done.returncode}, not {status}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+            sys.exit(
+                f"`holdfast {' '.join(words)}` ended with {done.returncode}, not {status}:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+            )
         if "--json" not in words:
             for line in (done.stdout + done.stderr).splitlines()[:12]:
                 print(f"          {line}", flush=True)
@@ -329,7 +356,11 @@ class Demo:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as out:
             self.children[name] = subprocess.Popen(
-                [*(["nice", "-n", str(nice)] if nice else []), *command], cwd=self.root, stdout=out, stderr=out, stdin=subprocess.DEVNULL
+                [*(["nice", "-n", str(nice)] if nice else []), *command],
+                cwd=self.root,
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
             )
 
     def stop(self, *names: str) -> None:
@@ -349,7 +380,9 @@ class Demo:
             return {}
 
     def cycles(self) -> list[dict[str, Any]]:
-        return sorted((row for _, row in self.ws.ledger.scan("cycles", prefix=f"{SERVICE}/")), key=lambda c: c["started"])
+        return sorted(
+            (row for _, row in self.ws.ledger.scan("cycles", prefix=f"{SERVICE}/")), key=lambda c: c["started"]
+        )
 
     def status(self) -> dict[str, Any]:
         row = self.ws.ledger.get("releases", f"{SERVICE}/production") or {}
@@ -357,7 +390,9 @@ class Demo:
 
     def headline(self) -> str:
         now = self.status()
-        more = f", canary @{now['challenger']['version']} {now['challenger']['weight']:g} %" if now["challenger"] else ""
+        more = (
+            f", canary @{now['challenger']['version']} {now['challenger']['weight']:g} %" if now["challenger"] else ""
+        )
         return f"champion @{now['champion']}{more}, {len(self.cycles())} cycles"
 
     def wait_for(self, ready: Any, what: str, *, seconds: float, pause: float = 0.05) -> None:
@@ -365,7 +400,9 @@ class Demo:
         while not ready():
             for name, child in self.children.items():
                 if child.poll() not in (None, 0) and name != "arms":
-                    log = (self.root / ".holdfast" / "logs" / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+                    log = (self.root / ".holdfast" / "logs" / f"{name}.log").read_text(
+                        encoding="utf-8", errors="replace"
+                    )
                     sys.exit(f"{name} ended with {child.returncode} while waiting for {what}:\n{log[-3000:]}")
             if time.monotonic() > end:
                 sys.exit(f"waited {seconds:.0f} s for {what}")

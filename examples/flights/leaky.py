@@ -11,7 +11,10 @@ outcomes = hf.Source("outcomes", "data/arrivals")  # no timestamp: "static", so 
 outcome = hf.FeatureView("outcome", [hf.Entity("flight_id")], outcomes, [hf.Field("delay")])
 
 leaky_features = hf.FeatureService(
-    "leaky_features", [*ours.flight_features.features, outcome], request=ours.flight_features.request, hidden=ours.flight_features.hidden
+    "leaky_features",
+    [*ours.flight_features.features, outcome],
+    request=ours.flight_features.request,
+    hidden=ours.flight_features.hidden,
 )
 leaky = hf.Model(
     "late_arrival", ours.train.function, features=leaky_features, spine=ours.flights, label=ours.train.label, group="origin",

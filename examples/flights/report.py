@@ -16,7 +16,9 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 COLOURS = {"the loop": "#0b6e4f", "never retrained": "#9a9a9a", "monthly refits": "#2f6fb3", "naive rule": "#c8553d"}
 
 
-def collect(ws: Any, service: str, *, arms: dict[str, Any], faults: list[Any], verified: Any, start: int, end: int) -> dict[str, Any]:
+def collect(
+    ws: Any, service: str, *, arms: dict[str, Any], faults: list[Any], verified: Any, start: int, end: int
+) -> dict[str, Any]:
     """Everything the summary and the page show, from the ledger, the prediction log and the labels."""
     from holdfast.lifecycle import loop, release
     from holdfast.monitoring import report as reports
@@ -43,7 +45,12 @@ def collect(ws: Any, service: str, *, arms: dict[str, Any], faults: list[Any], v
     feature_rows = verified.get("features", verified) if isinstance(verified, dict) else verified
     unequal = {row["feature"]: int(row.get("unequal", 0)) for row in feature_rows}
     drift = [
-        {"at": r.end, "kind": r.kind, "outcome": r.outcome, "signals": [(s.name, s.value, s.alarm) for s in r.signals if s.value is not None]}
+        {
+            "at": r.end,
+            "kind": r.kind,
+            "outcome": r.outcome,
+            "signals": [(s.name, s.value, s.alarm) for s in r.signals if s.value is not None],
+        }
         for r in reports.recent(ws.ledger, service)
     ]
     example = joined["id"][joined.num_rows // 2].as_py()
@@ -69,7 +76,9 @@ def loop_auc(due: Any, score: Any, label: Any, months: list[int], end: int) -> t
     rng = np.random.default_rng(0)
     by_month, resampled = {}, []
     for month in months:
-        rows = np.flatnonzero((due >= month_start(month)) & (due < min(month_start(month + 1), end)) & ~np.isnan(label) & ~np.isnan(score))
+        rows = np.flatnonzero(
+            (due >= month_start(month)) & (due < min(month_start(month + 1), end)) & ~np.isnan(label) & ~np.isnan(score)
+        )
         by_month[str(month)] = float(metrics.compute("roc_auc", label[rows], score[rows]))
         again = [rng.choice(rows, len(rows)) for _ in range(60)]
         resampled.append([float(metrics.compute("roc_auc", label[r], score[r])) for r in again])
@@ -77,7 +86,9 @@ def loop_auc(due: Any, score: Any, label: Any, months: list[int], end: int) -> t
     return by_month, [float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))]
 
 
-def gap(arms: dict[str, Any], due: Any, score: Any, label: Any, months: list[int], end: int, interval: list[float]) -> dict[str, Any]:
+def gap(
+    arms: dict[str, Any], due: Any, score: Any, label: Any, months: list[int], end: int, interval: list[float]
+) -> dict[str, Any]:
     """The loop's mean monthly AUC against monthly refits; at least as good = not lower by more than 0.005."""
     mine = float(np.mean(list(arms["the loop"]["auc"].values())))
     out: dict[str, Any] = {"loop": mine, "interval": interval}
@@ -94,7 +105,12 @@ def traffic(joined: Any, end: int) -> list[dict[str, Any]]:
     out = []
     for one in np.unique(day):
         versions, counts = np.unique(version[day == one], return_counts=True)
-        out.append({"at": int(one) * DAY, "share": {int(v): float(c / counts.sum()) for v, c in zip(versions, counts, strict=True)}})
+        out.append(
+            {
+                "at": int(one) * DAY,
+                "share": {int(v): float(c / counts.sum()) for v, c in zip(versions, counts, strict=True)},
+            }
+        )
     return out
 
 
@@ -104,19 +120,28 @@ def traffic(joined: Any, end: int) -> list[dict[str, Any]]:
 def text(result: dict[str, Any]) -> str:
     """The summary that ends the demo."""
     months = list(result["arms"]["the loop"]["auc"])
-    lines = ["", "AUC by month" + "".join(f"{MONTHS[int(m) - 1]:>8}" for m in months) + "    mean  retrainings  minutes"]
+    lines = [
+        "",
+        "AUC by month" + "".join(f"{MONTHS[int(m) - 1]:>8}" for m in months) + "    mean  retrainings  minutes",
+    ]
     for name, arm in result["arms"].items():
         values = [arm["auc"][m] for m in months]
         lines.append(
-            f"{name:<16}".ljust(12) + "".join(f"{v:8.3f}" for v in values)[4:] + f"{np.mean(values):8.3f}{arm['retrainings']:13d}{arm['training_minutes']:9.1f}"
+            f"{name:<16}".ljust(12)
+            + "".join(f"{v:8.3f}" for v in values)[4:]
+            + f"{np.mean(values):8.3f}{arm['retrainings']:13d}{arm['training_minutes']:9.1f}"
         )
     g = result["gap"]
     if "monthly" in g:
         word = "at least as good as" if g["at_least_as_good"] else "worse than"
-        lines.append(f"\nThe loop is {word} monthly refits: mean AUC {g['loop']:.4f} [{g['interval'][0]:.4f}, {g['interval'][1]:.4f}] against {g['monthly']:.4f}.")
+        lines.append(
+            f"\nThe loop is {word} monthly refits: mean AUC {g['loop']:.4f} [{g['interval'][0]:.4f}, {g['interval'][1]:.4f}] against {g['monthly']:.4f}."
+        )
     lines.append("\nCycles")
     for c in result["cycles"]:
-        lines.append(f"  {iso(c['at'])[:10]}  {c['trigger']:<12} @{c['version'] or '–'}  {c['status']:<12} {c['reason'][:70]}  →  {c['why'][:80]}")
+        lines.append(
+            f"  {iso(c['at'])[:10]}  {c['trigger']:<12} @{c['version'] or '–'}  {c['status']:<12} {c['reason'][:70]}  →  {c['why'][:80]}"
+        )
     lines.append("\nPlanted faults")
     for fault in result["faults"]:
         lines.append(f"  {iso(fault['at'])[:10]}  {fault['fault']:<20} {fault['handled']}")
@@ -144,7 +169,10 @@ def render(result: dict[str, Any]) -> str:
         f"<td class='{esc(c['status']).replace(' ', '-')}'>{esc(c['status'])}</td><td>{esc(c['why'])}</td></tr>"
         for c in result["cycles"]
     )
-    faults = "".join(f"<tr><td>{iso(f['at'])[:10]}</td><td>{esc(f['fault'])}</td><td>{esc(f['handled'])}</td></tr>" for f in result["faults"])
+    faults = "".join(
+        f"<tr><td>{iso(f['at'])[:10]}</td><td>{esc(f['fault'])}</td><td>{esc(f['handled'])}</td></tr>"
+        for f in result["faults"]
+    )
     arms = "".join(
         f"<tr><td>{esc(name)}</td><td>{np.mean(list(a['auc'].values())):.4f}</td><td>{a['retrainings']}</td><td>{a['training_minutes']:.1f}</td><td>{esc(a['note'])}</td></tr>"
         for name, a in result["arms"].items()
@@ -161,9 +189,9 @@ table{{border-collapse:collapse;width:100%;font-size:.88rem}} td,th{{text-align:
 .figures{{display:flex;gap:2rem;flex-wrap:wrap}} .figures b{{display:block;font-size:1.5rem}}
 </style></head><body>
 <h1>A year of flights, kept true</h1>
-<p class="lead">Will a flight out of New York arrive more than 15 minutes late? {result['predictions']:,} questions, {iso(result['start'])[:10]} to {iso(result['end'])[:10]}.</p>
-<div class="figures"><span><b>{result['predictions']:,}</b>predictions</span><span><b>{len(result['requests']['failed'])}</b>failed requests</span>
-<span><b>{sum(result['unequal'].values())}</b>features unequal offline</span><span><b>{result['arms']['the loop']['retrainings']}</b>retrainings</span></div>
+<p class="lead">Will a flight out of New York arrive more than 15 minutes late? {result["predictions"]:,} questions, {iso(result["start"])[:10]} to {iso(result["end"])[:10]}.</p>
+<div class="figures"><span><b>{result["predictions"]:,}</b>predictions</span><span><b>{len(result["requests"]["failed"])}</b>failed requests</span>
+<span><b>{sum(result["unequal"].values())}</b>features unequal offline</span><span><b>{result["arms"]["the loop"]["retrainings"]}</b>retrainings</span></div>
 <h2>AUC by month</h2>{auc_plot(result)}{verdict}
 <table><tr><th>arm</th><th>mean AUC</th><th>retrainings</th><th>training minutes</th><th></th></tr>{arms}</table>
 <h2>Traffic share by version</h2><p>Each canary takes its share before it takes the rest, or gives it back.</p>{traffic_plot(result)}
@@ -171,7 +199,7 @@ table{{border-collapse:collapse;width:100%;font-size:.88rem}} td,th{{text-align:
 <h2>Timeline of cycles</h2>{timeline(result)}
 <table><tr><th>day</th><th>trigger</th><th>reason</th><th>version</th><th>ended</th><th>why</th></tr>{cycles}</table>
 <h2>Planted faults</h2><table><tr><th>day</th><th>fault</th><th>what happened</th></tr>{faults}</table>
-<script type="application/json" id="data">{json.dumps({k: result[k] for k in ('arms', 'cycles', 'faults', 'gap')}, default=str).replace('<', chr(92) + 'u003c')}</script>
+<script type="application/json" id="data">{json.dumps({k: result[k] for k in ("arms", "cycles", "faults", "gap")}, default=str).replace("<", chr(92) + "u003c")}</script>
 </body></html>"""
 
 
@@ -201,13 +229,22 @@ def auc_plot(result: dict[str, Any]) -> str:
 
     out = [_month_axis(result)]
     for level in np.arange(np.ceil(lo * 50) / 50, hi, 0.02):
-        out.append(f'<text x="8" y="{y(level) + 4:.1f}">{level:.2f}</text><line x1="{LEFT}" x2="{W - 150}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="#eeece5"/>')
+        out.append(
+            f'<text x="8" y="{y(level) + 4:.1f}">{level:.2f}</text><line x1="{LEFT}" x2="{W - 150}" y1="{y(level):.1f}" y2="{y(level):.1f}" stroke="#eeece5"/>'
+        )
     for row, (name, arm) in enumerate(result["arms"].items()):
-        points = [(_x(result, (month_start(int(m)) + min(month_start(int(m) + 1), result["end"])) / 2), y(v)) for m, v in arm["auc"].items()]
+        points = [
+            (_x(result, (month_start(int(m)) + min(month_start(int(m) + 1), result["end"])) / 2), y(v))
+            for m, v in arm["auc"].items()
+        ]
         colour, wide = COLOURS[name], 3 if name == "the loop" else 1.6
-        out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="{wide}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>')
+        out.append(
+            f'<polyline fill="none" stroke="{colour}" stroke-width="{wide}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>'
+        )
         out += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="{wide + 1}" fill="{colour}"/>' for a, b in points]
-        out.append(f'<text x="{W - 140}" y="{TOP + 20 + 20 * row}" style="fill:{colour};font-weight:600">{html.escape(name)}</text>')
+        out.append(
+            f'<text x="{W - 140}" y="{TOP + 20 + 20 * row}" style="fill:{colour};font-weight:600">{html.escape(name)}</text>'
+        )
     return _svg("auc", out, H)
 
 
@@ -224,16 +261,23 @@ def traffic_plot(result: dict[str, Any]) -> str:
             share = d["share"].get(v, d["share"].get(str(v), 0.0))
             tall = (height - TOP - BOTTOM) * share
             if share:
-                out.append(f'<rect x="{_x(result, d["at"]):.1f}" y="{y:.1f}" width="{wide + 0.2:.2f}" height="{tall:.1f}" fill="{palette[versions.index(v) % len(palette)]}"/>')
+                out.append(
+                    f'<rect x="{_x(result, d["at"]):.1f}" y="{y:.1f}" width="{wide + 0.2:.2f}" height="{tall:.1f}" fill="{palette[versions.index(v) % len(palette)]}"/>'
+                )
             y += tall
     for row, v in enumerate(versions):
-        out.append(f'<text x="{W - 140}" y="{TOP + 16 + 18 * row}" style="fill:{palette[row % len(palette)]};font-weight:600">@{v}</text>')
+        out.append(
+            f'<text x="{W - 140}" y="{TOP + 16 + 18 * row}" style="fill:{palette[row % len(palette)]};font-weight:600">@{v}</text>'
+        )
     return _svg("traffic", out, height)
 
 
 def drift_plot(result: dict[str, Any]) -> str:
     rows = [r for r in result["drift"] if r["kind"] == "drift"]
-    names = sorted({n for r in rows for n, _, _ in r["signals"]}, key=lambda n: -sum(a for r in rows for m, _, a in r["signals"] if m == n))[:16]
+    names = sorted(
+        {n for r in rows for n, _, _ in r["signals"]},
+        key=lambda n: -sum(a for r in rows for m, _, a in r["signals"] if m == n),
+    )[:16]
     height = TOP + BOTTOM + 18 * max(len(names), 1)
     out = [_month_axis(result, height)]
     wide = max(_x(result, result["start"] + DAY) - _x(result, result["start"]), 0.8)
@@ -246,7 +290,9 @@ def drift_plot(result: dict[str, Any]) -> str:
             if found:
                 value, alarm = max(found, key=lambda f: abs(f[0]))
                 x = _x(result, r["at"])
-                out.append(f'<rect x="{x:.1f}" y="{y}" width="{wide + 0.2:.2f}" height="16" fill="#2f6fb3" fill-opacity="{min(abs(value) / top, 1.0) ** 0.6:.2f}"/>')
+                out.append(
+                    f'<rect x="{x:.1f}" y="{y}" width="{wide + 0.2:.2f}" height="16" fill="#2f6fb3" fill-opacity="{min(abs(value) / top, 1.0) ** 0.6:.2f}"/>'
+                )
                 if alarm:
                     out.append(f'<circle cx="{x + wide / 2:.1f}" cy="{y + 8}" r="1.6" fill="#c8553d"/>')
     return _svg("drift", out, height)
@@ -254,15 +300,26 @@ def drift_plot(result: dict[str, Any]) -> str:
 
 def timeline(result: dict[str, Any]) -> str:
     height = 110
-    colours = {"promoted": "#0b6e4f", "rejected": "#c8553d", "rolled back": "#c8553d", "failed": "#c8553d", "blocked": "#e0a030", "running": "#2f6fb3"}
+    colours = {
+        "promoted": "#0b6e4f",
+        "rejected": "#c8553d",
+        "rolled back": "#c8553d",
+        "failed": "#c8553d",
+        "blocked": "#e0a030",
+        "running": "#2f6fb3",
+    }
     out = [_month_axis(result, height)]
     for c in result["cycles"]:
         x0, x1 = _x(result, c["at"]), _x(result, c["ended"] or result["end"])
-        out.append(f'<rect x="{x0:.1f}" y="30" width="{max(x1 - x0, 5):.1f}" height="18" rx="3" fill="{colours.get(c["status"], "#999")}"><title>{html.escape(c["reason"])}</title></rect>')
+        out.append(
+            f'<rect x="{x0:.1f}" y="30" width="{max(x1 - x0, 5):.1f}" height="18" rx="3" fill="{colours.get(c["status"], "#999")}"><title>{html.escape(c["reason"])}</title></rect>'
+        )
         out.append(f'<text x="{x0:.1f}" y="24">@{c["version"] or "–"}</text>')
     for fault in result["faults"]:
         x = _x(result, fault["at"])
-        out.append(f'<path d="M{x:.1f} 56 l5 10 h-10 z" fill="#b3402a"><title>{html.escape(fault["fault"])}</title></path>')
+        out.append(
+            f'<path d="M{x:.1f} 56 l5 10 h-10 z" fill="#b3402a"><title>{html.escape(fault["fault"])}</title></path>'
+        )
     return _svg("timeline", out, height)
 
 

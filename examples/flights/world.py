@@ -67,7 +67,9 @@ def deliver_history(raw: Path, data: Path, months: range) -> None:
         for month in months:
             deliver(raw, data, name, known, month)
     (data / "planes").mkdir(parents=True, exist_ok=True)
-    duckdb.sql(f"COPY (SELECT * FROM '{raw / 'planes.parquet'}') TO '{data / 'planes' / 'planes.parquet'}' (FORMAT parquet)")
+    duckdb.sql(
+        f"COPY (SELECT * FROM '{raw / 'planes.parquet'}') TO '{data / 'planes' / 'planes.parquet'}' (FORMAT parquet)"
+    )
 
 
 def deliver(raw: Path, data: Path, name: str, known: str, month: int, *, select: str = "*") -> Path:

@@ -57,7 +57,15 @@ def test_a_definitions_file_that_does_not_run(project: Path) -> None:
 
 
 def test_no_project_here(tmp_path: Path) -> None:
-    for words in (("status",), ("trace", "x"), ("why", "x"), ("release", "status", "x"), ("models", "list"), ("audit", "verify"), ("loop", "cycles")):
+    for words in (
+        ("status",),
+        ("trace", "x"),
+        ("why", "x"),
+        ("release", "status", "x"),
+        ("models", "list"),
+        ("audit", "verify"),
+        ("loop", "cycles"),
+    ):
         refused(run(tmp_path, *words))
     assert not (tmp_path / ".holdfast").exists(), "a command that only reads made a store"
 

@@ -34,7 +34,11 @@ def test_mypy_is_strict_and_content() -> None:
 
 def test_the_gate_never_asserts() -> None:
     """Gates written as assert vanish under python -O."""
-    for path in [*(SOURCE / "validation").glob("*.py"), *(SOURCE / "registry").glob("*.py"), SOURCE / "lifecycle" / "release.py"]:
+    for path in [
+        *(SOURCE / "validation").glob("*.py"),
+        *(SOURCE / "registry").glob("*.py"),
+        SOURCE / "lifecycle" / "release.py",
+    ]:
         assert not re.search(r"^\s*assert ", path.read_text(encoding="utf-8"), flags=re.M), path
 
 
@@ -43,5 +47,9 @@ def test_there_is_no_utils() -> None:
 
 
 def test_every_module_says_what_it_is() -> None:
-    silent = [p for p in SOURCE.rglob("*.py") if p.read_text(encoding="utf-8").strip() and '"""' not in p.read_text(encoding="utf-8")[:400]]
+    silent = [
+        p
+        for p in SOURCE.rglob("*.py")
+        if p.read_text(encoding="utf-8").strip() and '"""' not in p.read_text(encoding="utf-8")[:400]
+    ]
     assert not silent, silent

@@ -70,7 +70,13 @@ def test_a_prediction_is_traced_to_bytes_and_commit(live):
 
 
 def test_unknown_ids_are_refused_with_a_mend(live):
-    for words in (("trace", "nothing"), ("why", "nothing"), ("deploy", "churn@99"), ("check", "chrun@1"), ("release", "status", "chur")):
+    for words in (
+        ("trace", "nothing"),
+        ("why", "nothing"),
+        ("deploy", "churn@99"),
+        ("check", "chrun@1"),
+        ("release", "status", "chur"),
+    ):
         done = holdfast(live, *words, check=False)
         assert done.returncode == 1, words
         assert "hint:" in done.stderr and "Traceback" not in done.stderr, done.stderr
@@ -79,7 +85,9 @@ def test_unknown_ids_are_refused_with_a_mend(live):
 def test_a_rejected_candidate_never_answers(live):
     """A gate nobody can pass: the cycle is rejected, the champion stays, deploy by hand is refused."""
     source = (live / "definitions.py").read_text()
-    (live / "definitions.py").write_text(source.replace('hf.at_least("roc_auc", 0.6)', 'hf.at_least("roc_auc", 0.9999)'))
+    (live / "definitions.py").write_text(
+        source.replace('hf.at_least("roc_auc", 0.6)', 'hf.at_least("roc_auc", 0.9999)')
+    )
     try:
         holdfast(live, "loop", "order", "churn", "--reason", "too strict")
         holdfast(live, "loop", "run", "--once")

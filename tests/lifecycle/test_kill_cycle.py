@@ -47,7 +47,11 @@ def test_killed_cycles_end_as_if_nothing_had_happened(tmp_path: Path, kills: int
             for attempt in range(60):
                 spare = attempt >= 8 or done >= kills
                 child = subprocess.Popen(
-                    [sys.executable, "-c", ONCE], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+                    [sys.executable, "-c", ONCE],
+                    cwd=root,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    start_new_session=True,
                 )
                 try:
                     child.wait(None if spare else rng.uniform(0.2, length))

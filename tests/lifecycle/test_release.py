@@ -27,7 +27,10 @@ def train(data, params):
 
 
 SERVICE = hf.Service(
-    "s", model=train, gate=hf.Gate(hf.at_least("roc_auc", 0.5)), rollout=hf.Rollout(canary=[10, 50], bake="1h", minimum=50, give_up="2d")
+    "s",
+    model=train,
+    gate=hf.Gate(hf.at_least("roc_auc", 0.5)),
+    rollout=hf.Rollout(canary=[10, 50], bake="1h", minimum=50, give_up="2d"),
 )
 
 
@@ -41,11 +44,27 @@ def version(ws: Workspace, *, verdict: str | None = "pass", smoke: str | None = 
     """A registered version with the approvals asked for."""
     number = len(versions.list(ws.ledger, "m"))
     manifest = Package(
-        name="m", format="onnx", task="binary", model_file="m.onnx", files={"m.onnx": _file(ws, b"%d" % number)}, inputs=[], request=[], outputs=[]
+        name="m",
+        format="onnx",
+        task="binary",
+        model_file="m.onnx",
+        files={"m.onnx": _file(ws, b"%d" % number)},
+        inputs=[],
+        request=[],
+        outputs=[],
     )
     made = versions.create(ws.ledger, "m", content=packages.store(ws.objects, manifest), run_id=None, at=T0, actor="t")
     if verdict:
-        found = Verdict(model="m", version=made.version, content=made.content, outcome=verdict, results=[], rules="r", evidence="e", at=T0)
+        found = Verdict(
+            model="m",
+            version=made.version,
+            content=made.content,
+            outcome=verdict,
+            results=[],
+            rules="r",
+            evidence="e",
+            at=T0,
+        )
         versions.attach_verdict(ws.ledger, found, at=T0, actor="t")
     if smoke:
         with ws.ledger.transaction() as tx:
@@ -75,7 +94,9 @@ def log(monkeypatch, *, challenger: str, n: int = 400, version: int = 2) -> None
             "request_time": [T0] * n,
         }  # fmt: skip
 
-    sides = [rows("champion", 1, "good")] + ([] if challenger == "silent" else [rows("challenger", version, challenger)])
+    sides = [rows("champion", 1, "good")] + (
+        [] if challenger == "silent" else [rows("challenger", version, challenger)]
+    )
     schema = pa.schema([
         ("id", pa.string()), ("arm", pa.string()), ("version", pa.int64()), ("score", pa.float64()), ("output", pa.float64()),
         ("latency_us", pa.int64()), ("request_time", pa.int64()),
@@ -120,7 +141,9 @@ def test_the_release_file_follows_the_ledger(ws):
     release.project_files(ws, "s")
     found = release_file.read(ws.home / "releases", "s", "production", ws.secret("release"))
     known = release.current(ws.ledger, "s", "production")
-    assert found is not None and known is not None and (found.sequence, found.champion) == (known.sequence, known.champion)
+    assert (
+        found is not None and known is not None and (found.sequence, found.champion) == (known.sequence, known.champion)
+    )
 
 
 def test_a_good_challenger_takes_each_step_and_becomes_champion(ws, monkeypatch):
@@ -144,7 +167,9 @@ def test_a_bad_challenger_goes_back_at_once(ws, monkeypatch, kind):
     assert seen == [("rolled back", 0.0)]
     now = release.current(ws.ledger, "s", "production")
     assert now is not None and now.champion is not None and now.champion.version == 1
-    reason = (release.rollout_of(ws.ledger, "s") or pytest.fail()).reason
+    rollout = release.rollout_of(ws.ledger, "s")
+    assert rollout is not None
+    reason = rollout.reason
     assert {"errors": "error_rate", "slow": "latency_ratio", "constant": "score_shift"}[kind] in reason, reason
     assert versions.get(ws.ledger, "m", 1).stage == "Production"
 
@@ -162,7 +187,10 @@ def test_silence_holds_and_then_gives_up(ws, monkeypatch):
     assert now is not None and now.challenger is None
 
 
-@pytest.mark.parametrize(("verdict", "smoke"), [(None, "pass"), ("fail", "pass"), ("not enough evidence", "pass"), ("pass", None), ("pass", "fail")])
+@pytest.mark.parametrize(
+    ("verdict", "smoke"),
+    [(None, "pass"), ("fail", "pass"), ("not enough evidence", "pass"), ("pass", None), ("pass", "fail")],
+)
 def test_no_door_to_production_without_verdict_and_smoke(ws, verdict, smoke):
     candidate = version(ws, verdict=verdict, smoke=smoke)
     with pytest.raises(NotApproved):
@@ -173,7 +201,9 @@ def test_no_door_to_production_without_verdict_and_smoke(ws, verdict, smoke):
 
 def test_a_verdict_for_other_bytes_does_not_count(ws):
     first, second = version(ws), version(ws, verdict=None)
-    stolen = Verdict(model="m", version=second.version, content=first.content, outcome="pass", results=[], rules="r", evidence="e")
+    stolen = Verdict(
+        model="m", version=second.version, content=first.content, outcome="pass", results=[], rules="r", evidence="e"
+    )
     with ws.ledger.transaction() as tx:
         import msgspec
 

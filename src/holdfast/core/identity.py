@@ -206,7 +206,7 @@ def _function_tokens(fn: Callable[..., Any], seen: set[str]) -> list[object]:
     scope = getattr(fn, "__globals__", {})
     for name in sorted(set(names)):
         value = scope.get(name)
-        if isinstance(value, bool | int | float | str | bytes | tuple) or value is None and name in scope:
+        if isinstance(value, bool | int | float | str | bytes | tuple) or (value is None and name in scope):
             tokens.append([name, repr(value)])
         elif callable(value) and getattr(value, "__globals__", None) is scope and name not in seen:
             seen.add(name)

@@ -326,7 +326,8 @@ def fit(
     def effect(ledger: Ledger) -> None:
         ledger.append(
             "run.finished", subject=model.name, at=at, actor=ws.actor,
-            body={"run": run_id, "training_set": record.digest, "commit": code.get("commit"), "dirty": bool(code.get("dirty")), "environment": environment["digest"]},
+            body={"run": run_id, "training_set": record.digest, "commit": code.get("commit"), "dirty": bool(code.get("dirty")),
+                  "environment": environment["digest"]},
         )  # fmt: skip
 
     return outcome, effect

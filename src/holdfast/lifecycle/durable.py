@@ -101,7 +101,7 @@ def holding(ledger: Ledger, name: str, holder: str, *, seconds: float = LEASE_SE
                 if not ledger.lease(name, holder=holder, seconds=seconds):
                     lost.set()
                     return
-            except Exception:  # noqa: BLE001  (a database hiccup: the lease outlives a missed renewal)
+            except Exception:  # noqa: BLE001, S112  (a database hiccup: the lease outlives a missed renewal)
                 continue
 
     thread = threading.Thread(target=renew, name=f"lease {name}", daemon=True)

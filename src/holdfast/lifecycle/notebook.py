@@ -55,9 +55,9 @@ def save(
     estimator: Any,
     name: str,
     *,
-    X: Any,
+    X: Any,  # noqa: N803  (the field's own name)
     columns: Sequence[str] | None = None,
-    task: str | None = None,  # noqa: N803
+    task: str | None = None,
 ) -> ModelVersion:
     """Package a fitted estimator and register it as the next version of ``name``. ``X`` (n, d) are rows like those it will
     see: the saved form is verified on them and their ranges are kept.
