@@ -104,7 +104,10 @@ def split_by_time(times: Indices, labelled: np.ndarray[Any, Any], split: TimeSpl
     rows = np.flatnonzero(labelled)
     rows = rows[np.argsort(times[rows], kind="stable")]
     if len(rows) < 3:
-        raise BadData(f"{len(rows)} labelled rows are too few to train, tune and test on", hint="wait for labels, or widen the window")
+        raise BadData(
+            f"{len(rows)} labelled rows are too few to train, tune and test on",
+            hint="wait for labels, or widen the window",
+        )
     at = times[rows]
 
     def cut(part: Any, end: int) -> int:
@@ -143,7 +146,9 @@ def matrix(table: pa.Table, columns: list[str]) -> np.ndarray[Any, np.dtype[np.f
         column = table[name]
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.int64())
-        if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)):
+        if not (
+            pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+        ):
             raise BadDefinition(
                 f"feature {name!r} is {column.type}; a model takes numbers",
                 hint=f"list it in FeatureService(hidden=[{name!r}]) and turn it into a number with @hf.on_demand",
@@ -160,7 +165,14 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def describe(
-    model: Model, table: pa.Table, *, timestamp: str, columns: list[str], features: Mapping[str, str], datasets: Mapping[str, str], content: str
+    model: Model,
+    table: pa.Table,
+    *,
+    timestamp: str,
+    columns: list[str],
+    features: Mapping[str, str],
+    datasets: Mapping[str, str],
+    content: str,
 ) -> TrainingSet:
     """The record of a training set; its digest is over the definitions, the data it read and the bytes it became."""
     times = times_us(table[timestamp])
