@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from holdfast.core.records import FieldSpec
+from holdfast.server import access
 from holdfast.serving.replica import Replica
 from holdfast.workspace import Workspace
 from tests.serving.world import (
@@ -190,3 +191,27 @@ def test_a_real_open_inference_client(workspace: Workspace) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == f"[1, 0] {round(probability(ROW), 6)}"
     assert "unknown model 'nobody'" in done.stdout
+
+
+def test_every_route_but_health_needs_a_token(workspace: Workspace) -> None:
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    secret = "hf_test"
+    tokens = [access.of(secret, "app", "predict")]
+
+    async def story(replica: Replica, ask: Ask) -> None:
+        doors = [*replica._routes, *((method, f"{path}toy") for method, path, _ in replica._prefixes)]
+        assert len(doors) >= 12
+        for method, path in doors:
+            answer = await ask(method, path, {"rows": [ROW]})
+            if path.startswith(("/health/", "/v2/health/")):
+                assert answer.status == 200, path
+            else:
+                assert (answer.status, json.loads(answer.body)["error"]["code"]) == (401, "HF411"), path
+        bearer = {"authorization": f"Bearer {secret}"}
+        for _ in range(2):
+            assert (await ask("POST", "/predict", {"rows": [ROW]}, bearer)).status == 200
+            assert (await ask("POST", "/predict", {"rows": [ROW]})).status == 401
+            assert (await ask("POST", "/labels", {"labels": []}, bearer)).status == 403
+            assert (await ask("POST", "/predict", {"rows": [ROW]}, bearer | {"host": "evil.example"})).status == 403
+
+    in_process(workspace, story, tokens=tokens, bind="0.0.0.0")

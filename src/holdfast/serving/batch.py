@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,13 +62,21 @@ def score_file(
     writer: pq.ParquetWriter | None = None
     done = 0
     try:
-        for part in parts:
-            scored = score_part(model, part, first=done, now=now, at=at, keep=keep)
-            if writer is None:
-                writer = pq.ParquetWriter(temporary, scored.schema, compression="zstd")
-            writer.write_table(scored)
-            done += part.num_rows
-            report(done, total, "rows")
+        # One part is read and one written while the model scores the one between; no more than three are in memory.
+        with ThreadPoolExecutor(2, thread_name_prefix="batch") as side:
+            coming, writing = side.submit(next, parts, None), None
+            while (part := coming.result()) is not None:
+                coming = side.submit(next, parts, None)
+                scored = score_part(model, part, first=done, now=now, at=at, keep=keep)
+                if writing is not None:
+                    writing.result()
+                if writer is None:
+                    writer = _writer(temporary, scored.schema)
+                writing = side.submit(writer.write_table, scored)
+                done += part.num_rows
+                report(done, total, "rows")
+            if writing is not None:
+                writing.result()
         if writer is None:
             raise BadInput(f"{source.name} has no rows")
         writer.close()
@@ -80,6 +89,12 @@ def score_file(
             writer.close()
         temporary.unlink(missing_ok=True)
     return Scored(done, target)
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Cheap to write: numbers seldom repeat, so only text is tried as a dictionary; snappy is read everywhere."""
+    text = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
+    return pq.ParquetWriter(path, schema, compression="snappy", use_dictionary=text or False)
 
 
 def score_part(model: Loaded, part: pa.Table, *, first: int, now: int, at: str | None, keep: bool) -> pa.Table:
