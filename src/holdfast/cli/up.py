@@ -37,7 +37,7 @@ def up(no_loop: bool) -> None:
             commands[f"serve-{service.name}"] = ["serve", service.name, "--port", port, *replay]
         if not no_loop:
             commands["loop"] = ["loop", "run"]
-        addresses = {"console and MLflow": f"http://{settings.server.host}:{settings.server.port}"}
+        addresses = {"MLflow and registry": f"http://{settings.server.host}:{settings.server.port}"}
         addresses["features"] = f"http://{settings.features.host}:{settings.features.port}"
         for number, service in enumerate(services):
             addresses[f"service {service.name}"] = (
