@@ -53,6 +53,9 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
         self._db.close()
 
     def remembered(self, request_id: str) -> bytes | None:
+        if self._db.dialect == "postgresql" and self._db.in_transaction:
+            # A second call with this id waits here until the first one has committed its answer. (SQLite has one writer.)
+            self._db.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (request_id,))
         row = self._db.execute("SELECT answer FROM requests WHERE id = ?", (request_id,)).fetchone()
         return bytes(row[0]) if row else None
 

@@ -14,6 +14,7 @@ from holdfast.core.errors import BadInput, NotFound
 from holdfast.core.identity import canonical
 from holdfast.core.ports import Ledger, Objects, RunStore
 from holdfast.core.records import ModelVersion, Record
+from holdfast.protocols.mlflow.app import REQUESTS
 from holdfast.registry import foreign
 from holdfast.registry.versions import VERSIONS
 
@@ -30,9 +31,13 @@ class Collected(Record, frozen=True, kw_only=True):
 
 
 def collect(runs: RunStore, ledger: Ledger, objects: Objects, *, before: int, at: int, actor: str) -> Collected:
-    """Purge what was deleted before an instant, then the bytes that nothing names any more. Interrupted and run again,
-    it goes on: bytes left behind cost room, never a reference."""
+    """Purge what was deleted (and answers remembered for repeated requests) before an instant, then the bytes that
+    nothing names any more. Interrupted and run again, it goes on: bytes left behind cost room, never a reference."""
     loose = runs.purge(before=before)
+    for key, row in ledger.scan(REQUESTS):
+        if row["at"] < before:
+            with ledger.transaction() as tx:
+                tx.delete(REQUESTS, key)
     named = _named(ledger, objects) if loose else set()
     size = removed = 0
     for sha256 in loose:

@@ -1,6 +1,7 @@
 """Experiments, runs, metrics, params, tags, inputs, logged models: over both engines."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -215,6 +216,23 @@ def test_a_repeated_request_has_its_effect_once(api: Api) -> None:
     api.post("runs/log-parameter", 404, headers=other, run_id="nobody", key="p", value="1")
     run_id = first["run"]["info"]["run_id"]
     api.post("runs/log-parameter", headers=other, run_id=run_id, key="p", value="1")
+
+
+def test_the_same_request_twice_at_once(api: Api) -> None:
+    api.post("registered-models/create", name="fraud")
+
+    def make(number: int) -> tuple[str, str]:
+        headers = {"X-Holdfast-Request-Id": f"r{number % 4}"}
+        run = api.post("runs/create", headers=headers, experiment_id="0")["run"]["info"]["run_id"]
+        version = api.post("model-versions/create", headers=headers, name="fraud", source="s3://b/m")["model_version"][
+            "version"
+        ]
+        return run, version
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(make, range(24)))
+    assert len({run for run, _ in made}) == 4 and sorted({v for _, v in made}) == ["1", "2", "3", "4"]
+    assert len(api.post("runs/search", experiment_ids=["0"])["runs"]) == 4
 
 
 def test_hard_deletion_removes_what_was_logged(api: Api) -> None:

@@ -43,6 +43,7 @@ ROUTES: list[Route] = [
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 UPLOAD = "/api/2.0/mlflow/upload-artifact"
 REQUEST_ID = b"x-holdfast-request-id"
+REQUESTS = "requests"
 MAX_JSON = 20 * 1024 * 1024
 MAX_ARTIFACT = 64 * 1024**3
 _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
@@ -168,11 +169,11 @@ class MlflowApp:
                     ctx.runs.remember(key, known, at=ctx.now())
             return known
         with ctx.ledger.transaction() as tx:
-            row = tx.get("requests", key)
+            row = tx.get(REQUESTS, key)
             if row is not None:
                 return str(row["answer"]).encode()
             known = wire.encode(route.handler(ctx.within(tx), request))
-            tx.put("requests", key, {"answer": known.decode(), "at": ctx.now()})
+            tx.put(REQUESTS, key, {"answer": known.decode(), "at": ctx.now()})
         return known
 
     def _context(self, headers: dict[bytes, bytes]) -> Context:
