@@ -13,6 +13,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,12 +50,15 @@ class Journal:
         self.replica = replica
         self.healthy = True
         self.written = 0
-        self.lost = 0
         self.failures = 0
         self._sync_file = sync
         self._segment_bytes = segment_bytes
-        self._pending: list[tuple[Batch, asyncio.Future[bool] | None]] = []
-        self._rows = 0
+        # Shared by two threads: the loop appends on the right, the writer takes from the left. Each counts for itself.
+        self._pending: deque[tuple[Batch, asyncio.Future[bool] | None]] = deque()
+        self._offered = 0
+        self._settled = 0
+        self._refused = 0
+        self._given_up = 0
         self._wake = threading.Event()
         self._stop = False
         self._file: int | None = None
@@ -68,15 +72,20 @@ class Journal:
     @property
     def pending(self) -> int:
         """Rows offered and not yet written."""
-        return self._rows
+        return self._offered - self._settled
+
+    @property
+    def lost(self) -> int:
+        """Rows the log does not have: refused because too many were waiting, or given up after a failed write."""
+        return self._refused + self._given_up
 
     def offer(self, batch: Batch) -> bool | asyncio.Future[bool]:
         """Take a batch. What it returns, or resolves to, is whether the log promises to have it."""
         n = len(batch.ids)
-        if self._rows + n > MAX_PENDING or self._stop:
-            self.lost += n
+        if self.pending + n > MAX_PENDING or self._stop:
+            self._refused += n
             return False
-        self._rows += n
+        self._offered += n
         if self.mode == "durable":
             future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._pending.append((batch, future))
@@ -104,7 +113,7 @@ class Journal:
             if self.mode == "buffered" and not self._stop:
                 time.sleep(TICK)
             self._wake.clear()
-            pending, self._pending = self._pending, []
+            pending = [self._pending.popleft() for _ in range(len(self._pending))]
             if pending:
                 self._group(pending, final=stopping)
             if self._dirty and (stopping or time.monotonic() - self._synced >= SYNC):
@@ -123,18 +132,18 @@ class Journal:
                 log.error("the prediction log cannot be written: %s; answers go on, marked logged: false", problem)
             self.healthy = False
             self._abandon()
-            if self.mode == "buffered" and not final and self._rows < MAX_PENDING:
-                self._pending = pending + self._pending
+            if self.mode == "buffered" and not final and self.pending < MAX_PENDING:
+                self._pending.extendleft(reversed(pending))
                 time.sleep(0.25)
                 return
-            self.lost += rows
+            self._given_up += rows
             ok = False
         else:
             if not self.healthy:
                 log.warning("the prediction log is written again")
             self.healthy = ok = True
             self.written += rows
-        self._rows -= rows
+        self._settled += rows
         self._resolve([f for _, f in pending if f is not None], ok)
 
     def _write(self, batches: list[Batch]) -> None:
