@@ -14,7 +14,8 @@ from holdfast.serving.predict import Answer, Side, State
 from holdfast.serving.replica import Replica
 from holdfast.serving.wire import Request, Response
 
-_JSON_TYPES = (b"", b"application/json", b"text/json")
+# The last is what curl calls its -d; the body is JSON or is refused as such.
+_JSON_TYPES = (b"", b"application/json", b"text/json", b"application/x-www-form-urlencoded")
 
 
 def mount(replica: Replica) -> None:
