@@ -283,5 +283,6 @@ def test_every_acknowledged_row_survives_sigkill(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_every_acknowledged_row_survives_sigkill_often(tmp_path: Path) -> None:
     _kill_while_writing(tmp_path, 100, 2)
