@@ -141,16 +141,17 @@ class Demo:
         """The month's schedule arrives corrupted: distances negative, airports unknown, half the rows gone."""
         spoiled = "* REPLACE (-distance AS distance, 'XXX' AS origin)"
         deliver(self.raw, self.root / "data", "flights", "scheduled_departure", month, select=spoiled)
-        done = self.holdfast("data", "check", "data/flights", status=1)
+        found = json.loads(self.holdfast("data", "check", "data/flights", "--json", status=1).stdout)
         before = self.dataset("flights")
         self.holdfast("data", "add", "data/flights", status=1)
         kept = self.dataset("flights") == before
-        line = next((x for x in (done.stdout + done.stderr).splitlines() if "distance" in x), "")
+        blocking = [f["message"] for findings in found.values() for f in findings if f["blocking"]]
         deliver(self.raw, self.root / "data", "flights", "scheduled_departure", month)
         self.holdfast("data", "add", "data/flights")
+        self.commit(f"schedule of 2013-{month:02d}")
         self.fault(
             "corrupted delivery", self.clock.now(),
-            f"2013-{month:02d}.parquet blocked ({line.strip()[:90]}); the version before stayed current: {kept}; the good file was admitted",
+            f"2013-{month:02d}.parquet blocked ({"; ".join(blocking)[:150]}); the version before stayed current: {kept}; the good file was admitted",
         )  # fmt: skip
         assert kept, "a corrupted delivery replaced good data"
 
@@ -280,6 +281,7 @@ class Demo:
                 else:
                     deliver(self.raw, self.root / "data", "flights", "scheduled_departure", month)
                     self.holdfast("data", "add", "data/flights")
+                    self.commit(f"schedule of 2013-{month:02d}")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

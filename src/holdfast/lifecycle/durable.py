@@ -18,7 +18,9 @@ from holdfast.core.ports import Ledger, LedgerTransaction
 from holdfast.core.records import Entry, Json
 
 STEPS = "steps"
-LEASE_SECONDS = 15.0
+# An order's lease runs out before the controller's, so that the next controller finds it free.
+CONTROLLER_SECONDS = 9.0
+ORDER_SECONDS = 6.0
 
 
 class Joined:
@@ -83,7 +85,7 @@ def _slim(outcome: Json) -> Json:
 
 
 @contextmanager
-def holding(ledger: Ledger, name: str, holder: str, *, seconds: float = LEASE_SECONDS) -> Iterator[Callable[[], bool]]:
+def holding(ledger: Ledger, name: str, holder: str, *, seconds: float = CONTROLLER_SECONDS) -> Iterator[Callable[[], bool]]:
     """Hold a lease while the block runs, renewed from a thread. Yields a function that says whether it is still ours.
 
     Raises:

@@ -21,7 +21,7 @@ from holdfast.core.errors import Conflict, HoldfastError, NotFound, UsersTurn
 from holdfast.core.identity import duration_us, iso, new_id
 from holdfast.core.records import Cycle, Json, Report, RetrainOrder
 from holdfast.lifecycle import candidate, release
-from holdfast.lifecycle.durable import LEASE_SECONDS, Joined, Steps, holding
+from holdfast.lifecycle.durable import ORDER_SECONDS, Joined, Steps, holding
 
 if TYPE_CHECKING:
     from holdfast.core.ports import Ledger
@@ -81,10 +81,10 @@ def carry_on(ws: Workspace, service: Service, *, now: int, holder: str, tell: Te
     """Take up the service's unfinished order, if any, and do every step that can be done now."""
     from holdfast.retraining import orders
 
-    order = orders.claim(ws.ledger, service.name, holder=holder, at=now, seconds=LEASE_SECONDS)
+    order = orders.claim(ws.ledger, service.name, holder=holder, at=now, seconds=ORDER_SECONDS)
     if order is None:
         return None
-    with holding(ws.ledger, f"order/{service.name}", holder):
+    with holding(ws.ledger, f"order/{service.name}", holder, seconds=ORDER_SECONDS):
         return _turn(ws, service, order, now=now, holder=holder, tell=tell)
 
 
