@@ -259,7 +259,9 @@ class Spool:
                 self._news.notify_all()
 
     def close(self) -> None:
-        """Stop. What was not delivered stays in the journal; an empty journal is removed."""
+        """Stop. What was not delivered stays in the journal; an empty journal is removed. Safe to call twice."""
+        if self._closing:
+            return
         self._closing = True
         with self._news:
             self._news.notify_all()
