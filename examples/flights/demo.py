@@ -151,7 +151,7 @@ class Demo:
         self.commit(f"schedule of 2013-{month:02d}")
         self.fault(
             "corrupted delivery", self.clock.now(),
-            f"2013-{month:02d}.parquet blocked ({"; ".join(blocking)[:150]}); the version before stayed current: {kept}; the good file was admitted",
+            f"2013-{month:02d}.parquet blocked ({'; '.join(blocking)[:150]}); the version before stayed current: {kept}; the good file was admitted",
         )  # fmt: skip
         assert kept, "a corrupted delivery replaced good data"
 

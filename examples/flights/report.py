@@ -120,16 +120,14 @@ def traffic(joined: Any, end: int) -> list[dict[str, Any]]:
 def text(result: dict[str, Any]) -> str:
     """The summary that ends the demo."""
     months = list(result["arms"]["the loop"]["auc"])
-    lines = [
-        "",
-        "AUC by month" + "".join(f"{MONTHS[int(m) - 1]:>8}" for m in months) + "    mean  retrainings  minutes",
-    ]
+    width = max(len(name) for name in result["arms"])
+    head = "AUC by month".ljust(width) + "".join(f"{MONTHS[int(m) - 1]:>7}" for m in months)
+    lines = ["", head + "    mean  retrainings  minutes"]
     for name, arm in result["arms"].items():
         values = [arm["auc"][m] for m in months]
+        figures = "".join(f"{v:7.3f}" for v in values)
         lines.append(
-            f"{name:<16}".ljust(12)
-            + "".join(f"{v:8.3f}" for v in values)[4:]
-            + f"{np.mean(values):8.3f}{arm['retrainings']:13d}{arm['training_minutes']:9.1f}"
+            f"{name.ljust(width)}{figures}{np.mean(values):8.4f}{arm['retrainings']:13d}{arm['training_minutes']:9.1f}"
         )
     g = result["gap"]
     if "monthly" in g:
@@ -143,7 +141,7 @@ def text(result: dict[str, Any]) -> str:
             f"  {iso(c['at'])[:10]}  {c['trigger']:<12} @{c['version'] or '–'}  {c['status']:<12} {c['reason'][:70]}  →  {c['why'][:80]}"
         )
     lines.append("\nPlanted faults")
-    for fault in result["faults"]:
+    for fault in sorted(result["faults"], key=lambda f: f["at"]):
         lines.append(f"  {iso(fault['at'])[:10]}  {fault['fault']:<20} {fault['handled']}")
     bad = sum(result["unequal"].values())
     lines.append(
