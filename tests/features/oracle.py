@@ -73,7 +73,7 @@ def window(
     if function in ("min", "max"):
         return (min if function == "min" else max)(values), 0.0
     if function == "first":
-        return min((v for r, v in zip(inside, values) if _place(r) == _place(inside[0]))), 0.0
+        return min((v for r, v in zip(inside, values, strict=True) if _place(r) == _place(inside[0]))), 0.0
     if function == "last":
         return values[-1], 0.0
     if not all(math.isfinite(v) for v in values):

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.features import oracle, worlds
 
 from holdfast.backends.engine_duckdb import DuckdbEngine
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
@@ -16,7 +17,6 @@ from holdfast.core import definitions as d
 from holdfast.core.errors import BadInput, NotFound
 from holdfast.features import materialize, push
 from holdfast.features.lookup import Lookup, compile_plan
-from tests.features import oracle, worlds
 
 
 @pytest.fixture(scope="module")

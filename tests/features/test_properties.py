@@ -10,12 +10,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tests.features import oracle, worlds
 
 from holdfast.backends.engine_duckdb import DuckdbEngine
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
 from holdfast.features import point_in_time, push
 from holdfast.features.lookup import Lookup, compile_plan
-from tests.features import oracle, worlds
 
 FEW, MANY = 40, 1800  # worlds, of 60 questions each
 

@@ -9,10 +9,10 @@ from datetime import timedelta
 from typing import Any
 
 import pyarrow as pa
+from tests.features import oracle
 
 from holdfast.core import definitions as d
 from holdfast.core.identity import from_us
-from tests.features import oracle
 
 UNIT = 3_600_000_000
 START = 1_362_898_800_000_000  # 2013-03-10, 07:00 UTC: New York's clocks change here

@@ -218,9 +218,8 @@ def verify(
         )
         for entry in found:
             for example in entry["examples"]:
-                click.echo(
-                    f"  {entry['feature']}: {example['kind']} in {example['id']} at {example['request_time']}: served {example['served']}, wanted {example['wanted']}"
-                )
+                where = f"{example['kind']} in {example['id']} at {example['request_time']}"
+                click.echo(f"  {entry['feature']}: {where}: served {example['served']}, wanted {example['wanted']}")
 
     emit(found, as_json=as_json, text=text)
     if not found:

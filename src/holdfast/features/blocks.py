@@ -34,6 +34,9 @@ HEADER = 5
 TAIL_MOST = 96
 """Events in a tail before it is merged into the base (more where the base is large)."""
 
+MOST_GAPS = 24
+"""Events not yet arrived that a window is read around; with more of them the block is made anew without them."""
+
 _text_decoder = msgspec.msgpack.Decoder(type=dict[int, list[str]])
 
 
@@ -203,6 +206,12 @@ class Block:
         """The position of the first event later than ``time``."""
         return bisect_right(self.cells, time, self.start, self.start + self.n) - self.start
 
+    def not_arrived(self, at: int, hi: int) -> list[int]:
+        """The positions before ``hi`` whose arrival is later than ``at``."""
+        arrivals = np.frombuffer(self.buffer, np.int64, hi, (self.start + self.n) * 8)
+        found: list[int] = np.flatnonzero(arrivals > at).tolist()
+        return found
+
     def find(self, time: int, identity: int) -> int:
         """The position of an event, or −1."""
         start, n = self.start, self.n
@@ -315,14 +324,23 @@ class Window:
             if buffer is None:
                 continue
             block = Block(buffer)
-            if block.cells[2] > at:
-                buffer_then = _arrived(block, at)
-                if buffer_then is None:
-                    continue
-                block = Block(buffer_then)
             hi = block.after(at)
+            gaps: list[int] = []
+            if block.cells[2] > at:  # some of it had not arrived yet
+                gaps = block.not_arrived(at, hi)
+                if len(gaps) > MOST_GAPS:
+                    then = _arrived(block, at)
+                    if then is None:
+                        continue
+                    block, gaps = Block(then), []
+                    hi = block.after(at)
             for w, window in enumerate(self._windows):
                 lo = block.after(at - window)
+                for gap in gaps:
+                    if gap >= lo:
+                        if lo < gap:
+                            spans[w].append((block, lo, gap))
+                        lo = gap + 1
                 if lo < hi:
                     spans[w].append((block, lo, hi))
         for column, value, function, w in self._aggregates:

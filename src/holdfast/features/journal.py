@@ -104,9 +104,7 @@ class Journal:
         path = self.folder / f"{number:012d}.log"
         fresh = not path.exists()
         data = b"" if fresh else path.read_bytes()
-        whole = 0
-        for _, _, _, whole in _records(data, 0):
-            pass
+        whole = max((end for _, _, _, end in _records(data, 0)), default=0)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         if whole < len(data):
             os.ftruncate(self._file, whole)

@@ -130,7 +130,7 @@ class _View:
         }  # fmt: skip
 
     def _count(self, until: int | None) -> int:
-        inner = self.query.select(since=self.start, until=until, keys=False, ordered=False)
+        inner = self.query.select(since=self.start, until=until, keys=False)
         return int(
             self.engine.query(f"SELECT count(*) FROM ({inner})", tables=self.query.relation.tables)[0][0].as_py()
         )
@@ -151,7 +151,7 @@ class _View:
 
     def _latest(self, keys: Sequence[str], part: str | None, until: int | None) -> int:
         """The winning row of each entity, straight into records."""
-        inner = self.query.select(since=self.start, until=until, keys=False, ordered=False)
+        inner = self.query.select(since=self.start, until=until, keys=False)
         if part:
             inner = f"SELECT * FROM ({inner}) WHERE {part}"
         fields = [f"f{i}" for i in range(len(self.plan["fields"]))]

@@ -207,12 +207,11 @@ def view_columns(
     since, until = _bounds(view, at)
     statement = query.select(since=since, until=until, keys=True)
     table = engine.query(statement, tables={**query.relation.tables, "__keys": keys.table})
-    code = _ints(table, "__code")
     # questions in the events' order: every search and gather then walks memory forwards
     order = np.lexsort((at, keys.codes))
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
-    found = compute(view, query.value_types, query.late, table, code, keys.table.num_rows, keys.codes[order], at[order])
+    found = compute(view, query.value_types, query.late, table, keys.table.num_rows, keys.codes[order], at[order])
     return {name: column.take(pa.array(back)) for name, column in found.items()}
 
 
@@ -232,13 +231,14 @@ def compute(
     value_types: Sequence[str],
     late: bool,
     table: pa.Table,
-    code: np.ndarray,
     codes: int,
     asked: np.ndarray,
     at: np.ndarray,
 ) -> dict[str, Any]:
-    """Feature columns from events sorted by (code, time, arrival, sequence). ``asked`` is the code per question."""
-    time, arrival, sequence = _ints(table, "__t"), _ints(table, "__a"), _ints(table, "__s")
+    """Feature columns from events in any order, with their ``__code``. ``asked`` is the code per question."""
+    order = sort_order(table)
+    code, time = _ints(table, "__code")[order], _ints(table, "__t")[order]
+    arrival, sequence = _ints(table, "__a")[order], _ints(table, "__s")[order]
     start = np.searchsorted(code, np.arange(codes), side="left")
     stop = np.searchsorted(code, np.arange(codes), side="right")
     events = Events(start, stop, time, arrival, sequence)
@@ -246,7 +246,7 @@ def compute(
     if view["fields"]:
         stamped = late and view["arrival"] is None
         rows, events_then = (
-            _first_arrivals(table, events, code, codes, len(view["fields"])) if stamped else (None, events)
+            _first_arrivals(table, order, events, code, codes, len(view["fields"])) if stamped else (None, events)
         )
         place = newest_known(events_then, asked, at, late)
         if view["ttl"] is not None and view["timestamp"] is not None and len(time):
@@ -254,14 +254,16 @@ def compute(
             place = np.where(fresh, place, -1)
         if rows is not None and len(rows):
             place = np.where(place < 0, -1, rows[np.maximum(place, 0)])
-        index = pa.array(place, mask=place < 0)
+        # values are fetched where they lie: only the winners' are ever moved
+        index = pa.array(order[np.maximum(place, 0)] if len(order) else place, mask=place < 0)
         for i, field in enumerate(view["fields"]):
             column = table.column(f"f{i}").combine_chunks()
             if field["dtype"] == "timestamp":
                 column = column.cast(INSTANT)
             out[field["column"]] = column.take(index).cast(_ARROW[field["dtype"]])
     if view["aggregates"]:
-        table, events = _once_each(table, events, code, codes)
+        needed = ["__h", *(f"v{i}" for i in range(len(value_types)))]
+        table, events = _once_each(table.select(needed).take(pa.array(order)), events, code, codes)
         sliding = Sliding(events, asked, at, late=late)
         values = [_values(table.column(f"v{i}"), dtype) for i, dtype in enumerate(value_types)]
         for aggregate in view["aggregates"]:
@@ -277,8 +279,37 @@ def compute(
     return {c: out[c] for c, _ in view["columns"]}
 
 
+def sort_order(table: pa.Table) -> np.ndarray:
+    """The order by (code, time, arrival, sequence); full ties by value, so that sums are added in one order."""
+    code, time = _ints(table, "__code"), _ints(table, "__t")
+    n = len(code)
+    if n < 2:
+        return np.arange(n)
+    first, last = int(time.min()), int(time.max())
+    span = last - first + 1
+    if (int(code.max()) + 1) * span < 1 << 62:
+        order = np.argsort(code * span + (time - first), kind="stable")
+    else:
+        order = np.lexsort((time, code))
+    same = (code[order[1:]] == code[order[:-1]]) & (time[order[1:]] == time[order[:-1]])
+    tied = np.zeros(n, bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    where = np.flatnonzero(tied)
+    if len(where):
+        group = np.concatenate([[0], np.cumsum(~same)])[where]
+        part = table.take(pa.array(order[where])).append_column("group", pa.array(group))
+        names = ["group", "__a", "__s"]
+        for name in [c for c in table.column_names if c[0] in "fv"]:
+            part = part.append_column(f"{name} known", part.column(name).is_valid())  # nulls first
+            names += [f"{name} known", name]
+        keys = [(name, "ascending") for name in names]
+        order[where] = order[where][pc.sort_indices(part, sort_keys=keys).to_numpy()]
+    return order
+
+
 def _first_arrivals(
-    table: pa.Table, events: Events, code: np.ndarray, codes: int, fields: int
+    table: pa.Table, order: np.ndarray, events: Events, code: np.ndarray, codes: int, fields: int
 ) -> tuple[np.ndarray | None, Events]:
     """Where arrival is the time of a push: without rows pushed again. (Their positions, the events that are left.)"""
     n = len(code)
@@ -289,18 +320,18 @@ def _first_arrivals(
     where = np.flatnonzero(tied)
     if not len(where):
         return None, events
-    part = table.take(pa.array(where))
+    part = table.take(pa.array(order[where]))
     values = [
         part.column(f"f{i}").combine_chunks().dictionary_encode("encode").indices.to_numpy(zero_copy_only=False)
         for i in range(fields)
     ]
     spine = [events.sequence[where], events.time[where], code[where]]
-    order = np.lexsort((events.arrival[where], *values, *spine))
-    again = np.ones(len(order) - 1, bool)
+    sorting = np.lexsort((events.arrival[where], *values, *spine))
+    again = np.ones(len(sorting) - 1, bool)
     for column in (*values, *spine):
-        again &= column[order][1:] == column[order][:-1]
+        again &= column[sorting][1:] == column[sorting][:-1]
     keep = np.ones(n, bool)
-    keep[where[order[1:][again]]] = False
+    keep[where[sorting[1:][again]]] = False
     index = np.flatnonzero(keep)
     left = code[index]
     start = np.searchsorted(left, np.arange(codes), side="left")

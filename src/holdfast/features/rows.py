@@ -57,7 +57,7 @@ def uniform(plans: Sequence[Json], rows: Any, *, arrived: int) -> list[Json]:
         new: Json = {}
         for column, value in row.items():
             try:
-                if column == timestamp or column == arrival:
+                if column in (timestamp, arrival):
                     new[column] = None if value is None or value != value else to_us(value)
                 else:
                     value = plain(value)

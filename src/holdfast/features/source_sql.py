@@ -238,7 +238,7 @@ class ViewQuery:
             )
         self.sequence = f"coalesce({quote(sequence)}::BIGINT, ({NEVER})::BIGINT)" if sequence else f"({NEVER})::BIGINT"
 
-    def select(self, *, since: int | None, until: int | None, keys: bool, ordered: bool = True) -> str:
+    def select(self, *, since: int | None, until: int | None, keys: bool) -> str:
         """The statement. ``keys`` joins to a table ``__keys`` of codes and key columns ``k0…``; bounds are inclusive."""
         plan = self.plan
         content = [quote(c) for c in sorted(self.relation.types) if c != ARRIVED]
@@ -262,11 +262,9 @@ class ViewQuery:
         inner = f"SELECT {', '.join(parts)} FROM ({self.relation.sql}) AS source WHERE {' AND '.join(where)}"
         columns = ["__t", "__a", "__s", *(["__h"] if self.values else []), *(f"f{i}" for i in range(len(self.fields)))]
         columns += [f"v{i}" for i in range(len(self.values))]
-        ties = [f"{c} ASC NULLS FIRST" for c in columns if c[0] in "fv"]  # full ties in a fixed order, so sums are too
         if keys:
             on = " AND ".join(f"e.__k{i} = k.k{i}" for i in range(len(plan["keys"])))
-            order = ", ".join(["__code", "__t", "__a", "__s", *ties])
-            return f"SELECT k.__code AS __code, {', '.join('e.' + c for c in columns)} FROM ({inner}) AS e JOIN __keys AS k ON {on} ORDER BY {order}"
+            chosen = ", ".join(f"e.{c}" for c in columns)
+            return f"SELECT k.__code AS __code, {chosen} FROM ({inner}) AS e JOIN __keys AS k ON {on}"
         named = [f"__k{i}" for i in range(len(plan["keys"]))]
-        order = ", ".join([*named, "__t", "__a", "__s", *ties]) if ordered else ""
-        return f"SELECT {', '.join([*named, *columns])} FROM ({inner}) AS e{' ORDER BY ' + order if ordered else ''}"
+        return f"SELECT {', '.join([*named, *columns])} FROM ({inner}) AS e"

@@ -35,7 +35,7 @@ def apply(ledger: Ledger, project: Project, *, at: int, actor: str) -> list[Json
     with ledger.transaction() as tx:
         stored = dict(tx.scan(TABLE))
         differences = compare(stored, wanted)
-        live = {name: uses for name, uses in tx.scan(LIVE)}
+        live = dict(tx.scan(LIVE))
         _refuse_breaking(stored, wanted, differences, live)
         for difference in differences:
             key = f"{difference['kind']}/{difference['name']}"

@@ -168,6 +168,7 @@ async def _serve(server: Any, host: str, about: Path) -> None:
     import msgspec
 
     sockets: Sequence[Any] = [server.config.bind_socket()]
+    sockets[0].listen(2048)  # from here on callers wait instead of being refused
     port = sockets[0].getsockname()[1]
     click.echo(f"features on http://{host}:{port}", err=True)
     files.write(about, msgspec.json.encode({"address": f"http://{host}:{port}", "pid": os.getpid()}))

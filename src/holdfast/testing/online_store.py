@@ -134,7 +134,7 @@ def run_together(actions: Sequence[Callable[[], None]]) -> None:
     def guarded(action: Callable[[], None]) -> None:
         try:
             action()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again by the caller
             errors.append(error)
 
     threads = [threading.Thread(target=guarded, args=(a,)) for a in actions]
