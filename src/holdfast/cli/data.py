@@ -16,7 +16,34 @@ if TYPE_CHECKING:
 paths = click.argument("targets", nargs=-1, type=click.Path(path_type=Path))
 
 
-@click.group()
+MOVES = {
+    "push": "Bring objects to the remote.",
+    "fetch": "Bring objects from the remote into the cache.",
+    "pull": "Fetch, then check out.",
+    "gc": "Remove objects nobody needs.",
+    "scrub": "Read every stored byte and compare it with its name.",
+    "log": "The versions one tracked path has had.",
+    "diff": "What changed between two versions.",
+    "repro": "Run the stages of dvc.yaml that changed.",
+    "dag": "The stages of dvc.yaml and what each needs.",
+}
+
+
+class _Data(click.Group):
+    """Loads the moving commands only when one is called, for status has to be quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *MOVES]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in MOVES:
+            from holdfast.cli.data_moves import COMMANDS
+
+            return COMMANDS[name]
+        return super().get_command(ctx, name)
+
+
+@click.group(cls=_Data)
 def data() -> None:
     """Version, validate, move data (DVC's files). Both tools may work on one repository."""
 
@@ -38,6 +65,10 @@ def _add(target: Path, no_check: bool) -> DatasetVersion:
     from holdfast.data import repository, snapshot
 
     root = repository.project_at(target.absolute().parent)
+    if not repository.in_git(target.absolute().parent):
+        say(
+            "notice: this is not a git repository: the version is kept here only; `git init` and commit the pointer to share it"
+        )
     with progress(f"add {target}") as report:
         if no_check:
             return snapshot.add(Path.cwd(), target, progress=report)

@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,7 +212,7 @@ class Cache:
             try:
                 made = self._link(kind, source, temporary, executable)
             except OSError as error:
-                with _quiet():
+                with suppress(FileNotFoundError):
                     os.unlink(temporary)
                 if kind == "copy" or error.errno not in _CANNOT_LINK:
                     raise
@@ -248,14 +249,6 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
-
-
-class _quiet:
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> bool:
-        return kind is not None and issubclass(kind, FileNotFoundError)
 
 
 _NO_CLONE: set[int] = set()

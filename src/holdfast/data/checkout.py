@@ -60,24 +60,32 @@ def checkout(
         NotFound: an object is not in the cache; nothing was touched.
         Damaged: an object has other bytes than its name says; it is not placed.
     """
-    cache = caches.of(repo)
     with repo.lock():
-        plans = [
-            _plan(repo, cache, out, targets, relink)
-            for pointer in status.choose(repo, targets)
-            for out in pointer.outs
-            if out.md5
-        ]
-        _check(cache, plans, force)
-        done = Done()
-        for plan in plans:
-            _apply(repo, cache, plan, done, progress)
+        return place_outs(repo, status.tracked(repo, targets), targets, force=force, relink=relink, progress=progress)
+
+
+def place_outs(
+    repo: Repository,
+    outs: Sequence[Out],
+    targets: Sequence[Path] = (),
+    *,
+    force: bool = False,
+    relink: bool = False,
+    progress: Progress | None = None,
+) -> Done:
+    """As ``checkout``, for these outs, by a caller who holds the repository's lock."""
+    cache = caches.of(repo)
+    plans = [_plan(repo, cache, out, targets, relink) for out in outs if out.md5 and out.cache]
+    _check(cache, plans, force)
+    done = Done()
+    for plan in plans:
+        _apply(repo, cache, plan, done, progress)
     return done
 
 
 def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], relink: bool) -> _Plan:
     assert out.md5 is not None
-    chosen = _below(out, targets) if out.is_folder else None
+    chosen = below(out, targets) if out.is_folder else None
     exists = os.path.lexists(out.place)
     taken = (
         snapshot.take(out.place, repo=repo, md5_only=True)
@@ -104,7 +112,7 @@ def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], rel
     return _Plan(out, wanted, now, put, remove, chosen is not None)
 
 
-def _below(out: Out, targets: Sequence[Path]) -> Callable[[str], bool] | None:
+def below(out: Out, targets: Sequence[Path]) -> Callable[[str], bool] | None:
     """Which members of a folder the targets name; None when the whole folder is meant.
 
     Raises:

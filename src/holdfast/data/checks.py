@@ -170,7 +170,8 @@ def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]
 
 
 def _values(
-    connection: duckdb.DuckDBPyConnection, group: Sequence[Table], schema: TableSchema, sound: dict[str, Column], rows: int, label: str, findings: list[Finding],
+    connection: duckdb.DuckDBPyConnection, group: Sequence[Table], schema: TableSchema,
+    sound: dict[str, Column], rows: int, label: str, findings: list[Finding],
 ) -> tuple[int, int] | None:  # fmt: skip
     """The pass over the rows. The span of the timestamp column, if there is one."""
     table = group[0]

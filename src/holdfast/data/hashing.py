@@ -184,3 +184,28 @@ def same_bytes(path: Path, md5: str) -> bool:
         return False
     with open(fd, "rb") as f:
         return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == md5
+
+
+def copy_md5(path: str, fd: int | None) -> str:
+    """The MD5 of a file whose bytes are written to ``fd`` in the same read."""
+    source, status = open_regular(path)
+    try:
+        if status.st_size <= SMALL:
+            data = os.read(source, status.st_size + 1)
+            if fd is not None:
+                write_all(fd, data)
+            return hashlib.md5(data, usedforsecurity=False).hexdigest()
+        digest = hashlib.md5(usedforsecurity=False)
+        buffer = memoryview(bytearray(PIECE))
+        while got := os.readv(source, [buffer]):
+            digest.update(buffer[:got])
+            if fd is not None:
+                write_all(fd, buffer[:got])
+        return digest.hexdigest()
+    finally:
+        os.close(source)
+
+
+def md5_of(data: bytes) -> str:
+    """The MD5 name of bytes."""
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,25 +26,10 @@ _PLAIN_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
 _NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"})
 _LINE = re.compile(r"(- |  )(md5|size|nfiles|isexec|hash|path): ([^#\n]+)\Z")
 _TOP = frozenset({"outs", "deps", "md5", "frozen", "meta", "desc", "wdir", "always_changed"})
-_OUT = frozenset(
-    [
-        "md5",
-        "size",
-        "nfiles",
-        "isexec",
-        "hash",
-        "path",
-        "desc",
-        "type",
-        "labels",
-        "meta",
-        "remote",
-        "cache",
-        "push",
-        "persist",
-    ]
-    + ["files", "cloud", "fs_config", "metric", "plot", "etag", "checksum", "version_id", "md5-dos2unix"]
-)
+_CONTENT = ("md5", "size", "nfiles", "isexec", "hash", "path", "md5-dos2unix")
+_WRITTEN_BY_PEOPLE = ("desc", "type", "labels", "meta", "remote", "cache", "push", "persist")
+_SELDOM = ("files", "cloud", "fs_config", "metric", "plot", "etag", "checksum", "version_id")
+_OUT = frozenset((*_CONTENT, *_WRITTEN_BY_PEOPLE, *_SELDOM))
 
 
 @dataclass(frozen=True)
@@ -117,7 +102,9 @@ def parse(text: str, file: Path, root: Path) -> Pointer:
     if not isinstance(outs, list):
         raise BadInput(f"{file}: `outs` is not a list")
     deps = [d for d in data.get("deps") or [] if isinstance(d, dict)]
-    return Pointer(file, tuple(_out(o, folder, file, root) for o in outs), tuple(deps), bool(data.get("frozen")), data)
+    return Pointer(
+        file, tuple(out_from(o, folder, file, root) for o in outs), tuple(deps), bool(data.get("frozen")), data
+    )
 
 
 def _parse_plain(text: str) -> dict[str, Any] | None:
@@ -195,7 +182,12 @@ def _text(value: object, key: str, file: Path) -> str:
     return value
 
 
-def _out(raw: object, folder: Path, file: Path, root: Path) -> Out:
+def out_from(raw: object, folder: Path, file: Path, root: Path) -> Out:
+    """One entry of ``outs``, checked.
+
+    Raises:
+        BadInput: not what DVC accepts, or a path outside the repository.
+    """
     if not isinstance(raw, dict):
         raise BadInput(f"{file}: an entry of `outs` is not a mapping")
     for key in raw:
@@ -340,10 +332,17 @@ def write(file: Path, text: str) -> None:
 def find(repo: Repository) -> Iterator[Path]:
     """All pointer files of a repository in order of path. Tracked folders, ignored ones and nested repositories are
     not entered."""
-    yield from sorted(_find(repo.root, []))
+    yield from sorted(_find(repo.root, lambda name: name.endswith(".dvc") and name != ".dvc", []))
 
 
-def _find(folder: Path, matchers: Sequence[tuple[str, ignore.Match]], prefix: str = "") -> Iterable[Path]:
+def find_named(repo: Repository, name: str) -> list[Path]:
+    """All files of this name, found as pointers are."""
+    return sorted(_find(repo.root, lambda other: other == name, []))
+
+
+def _find(
+    folder: Path, wanted: Callable[[str], bool], matchers: Sequence[tuple[str, ignore.Match]], prefix: str = ""
+) -> Iterable[Path]:
     found: list[Path] = []
     with os.scandir(folder) as it:
         entries = list(it)
@@ -356,12 +355,13 @@ def _find(folder: Path, matchers: Sequence[tuple[str, ignore.Match]], prefix: st
         if matcher is not None:
             chain.append((prefix, matcher))
     for entry in entries:
-        if entry.name.endswith(".dvc") and entry.name != ".dvc" and not entry.is_dir(follow_symlinks=False):
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if not is_folder and wanted(entry.name):
             found.append(Path(entry.path))
-        elif entry.is_dir(follow_symlinks=False) and entry.name not in SKIPPED:
+        elif is_folder and entry.name not in SKIPPED:
             path = prefix + entry.name
             if not _ignored(path, chain) and not (entry.name + ".dvc" in names and _tracks(folder, entry.name)):
-                found += _find(Path(entry.path), chain, path + "/")
+                found += _find(Path(entry.path), wanted, chain, path + "/")
     return found
 
 

@@ -59,9 +59,9 @@ class Admitted(Record, frozen=True):
     """The row of a source in the ledger's table. ``history`` are row counts of earlier versions, oldest first."""
 
     current: DatasetVersion | None = None
-    members: list[Member] = []
-    quarantined: list[Quarantined] = []
-    history: list[int] = []
+    members: list[Member] = msgspec.field(default_factory=list)
+    quarantined: list[Quarantined] = msgspec.field(default_factory=list)
+    history: list[int] = msgspec.field(default_factory=list)
 
 
 def check(

@@ -172,6 +172,11 @@ def _write_new(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def in_git(folder: Path) -> bool:
+    """Whether a folder lies in a git work tree."""
+    return _git_top(folder) is not None
+
+
 def _git_top(folder: Path) -> Path | None:
     return next((f for f in (folder, *folder.parents) if (f / ".git").exists()), None)
 

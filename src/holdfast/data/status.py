@@ -80,6 +80,28 @@ def choose(repo: Repository, targets: Sequence[Path] = ()) -> list[Pointer]:
     return list(chosen.values())
 
 
+def tracked(repo: Repository, targets: Sequence[Path] = ()) -> list[Out]:
+    """What pointers and stages keep in the cache, of the targets or of all.
+
+    Raises:
+        NotFound: a target is not tracked.
+    """
+    from holdfast.data import stages
+
+    staged = stages.cached_outs(repo)
+    if not targets:
+        return [out for pointer in pointers.read_all(repo) for out in pointer.outs] + staged
+    found: list[Out] = []
+    for target in targets:
+        place = Path(os.path.abspath(target))
+        mine = [out for out in staged if place.is_relative_to(out.place) or out.place.is_relative_to(place)]
+        if mine:
+            found += mine
+        else:
+            found += [out for pointer in choose(repo, [target]) for out in pointer.outs]
+    return found
+
+
 def of_out(repo: Repository, pointer: Pointer, out: Out, *, granular: bool = False) -> OutState | None:
     """How one out differs; None when it does not."""
     name = os.path.relpath(pointer.file, repo.root)

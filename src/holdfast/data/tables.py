@@ -82,17 +82,26 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def describe(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
-    """A file's columns.
+    """A file's columns, of the kind its name says.
 
     Raises:
         BadData: it cannot be read as a table.
     """
-    text = path.name.lower().endswith(CSV)
+    return describe_as(connection, path, path.name)
+
+
+def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Table:
+    """As ``describe``, for bytes that lie under another name (the cache's) than ``name``.
+
+    Raises:
+        BadData: it cannot be read as a table.
+    """
+    text = name.lower().endswith(CSV)
     try:
         rows = connection.execute(f"DESCRIBE SELECT * FROM {relation([path], text=text)}").fetchall()
     except duckdb.Error as error:
         raise BadData(
-            f"{path.name} cannot be read as a table: {str(error).splitlines()[0]}",
+            f"{name} cannot be read as a table: {str(error).splitlines()[0]}",
             hint="was it cut off while it was written?",
         ) from None
     return Table(path, {row[0]: kind(row[1]) for row in rows}, text)

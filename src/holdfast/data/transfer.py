@@ -1,0 +1,285 @@
+"""Cache ↔ remote: push, fetch, pull. Parallel, verified, and resumed by running again: what has arrived stays.
+
+A folder's manifest follows its members, on the remote and in the cache: who sees the manifest finds all of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from holdfast.core.errors import NotFound
+from holdfast.core.ports import Progress
+from holdfast.data import cache as caches
+from holdfast.data import checkout, hashing, manifest, remotes, status
+from holdfast.data.cache import Cache
+from holdfast.data.pointers import Out
+from holdfast.data.remotes import Name, Remote
+from holdfast.data.repository import Repository
+
+
+@dataclass
+class Moved:
+    """What a transfer did. ``missing`` are versions neither side has."""
+
+    objects: int = 0
+    bytes: int = 0
+    already: int = 0
+    missing: list[str] = field(default_factory=list)
+
+
+def _quiet(done: int, total: int | None, what: str) -> None:
+    return None
+
+
+def push(
+    repo: Repository,
+    targets: Sequence[Path] = (),
+    *,
+    remote: str | None = None,
+    outs: Sequence[Out] | None = None,
+    verify: bool = False,
+    progress: Progress = _quiet,
+) -> Moved:
+    """Bring objects of the targets (or of ``outs``) to a remote. With ``verify`` each is read back and hashed.
+
+    Raises:
+        NotFound: no such remote; or an object is in neither place.
+        Damaged: an object in the cache has other bytes than its name says; it is not pushed.
+        Unavailable: the remote cannot be reached; what has arrived stays.
+    """
+    cache = caches.of(repo)
+    moved = Moved()
+    with repo.lock():
+        for where, mine in _by_remote(repo, _outs(repo, targets, outs), remote).items():
+            _push(cache, remotes.of(repo, where), [out for out in mine if out.push], targets, verify, progress, moved)
+    if moved.missing:
+        raise NotFound(
+            f"{moved.missing[0]} is in neither the cache nor the remote", hint="somebody who has it must push it"
+        )
+    return moved
+
+
+def _outs(repo: Repository, targets: Sequence[Path], outs: Sequence[Out] | None) -> list[Out]:
+    if outs is None:
+        outs = status.tracked(repo, targets)
+    return [out for out in outs if out.md5 is not None and out.cache]
+
+
+def _by_remote(repo: Repository, outs: Sequence[Out], remote: str | None) -> dict[str | None, list[Out]]:
+    found: dict[str | None, list[Out]] = {}
+    for out in outs:
+        found.setdefault(remote or out.remote, []).append(out)
+    return found
+
+
+def _push(
+    cache: Cache,
+    remote: Remote,
+    outs: list[Out],
+    targets: Sequence[Path],
+    verify: bool,
+    progress: Progress,
+    moved: Moved,
+) -> None:
+    files: set[Name] = set()
+    manifests: set[Name] = set()
+    described: dict[Name, str] = {}
+    for out in outs:
+        name = Name(str(out.md5), out.legacy)
+        described.setdefault(name, out.path)
+        if not out.is_folder:
+            files.add(name)
+            continue
+        if not cache.has(name.md5, legacy=name.legacy):
+            if name not in remote.present([name]):
+                moved.missing.append(f"{out.path} ({name.md5[:8]})")
+            continue
+        manifests.add(name)
+        for path, md5 in cache.members(name.md5, legacy=name.legacy).items():
+            member = Name(md5, out.legacy)
+            files.add(member)
+            described.setdefault(member, f"{out.path}/{path}")
+    there = remote.present(files | manifests)
+    todo = sorted(files - there)
+    held = {
+        legacy: cache.present([n.md5 for n in todo if n.legacy == legacy], legacy=legacy) for legacy in (False, True)
+    }
+    absent = [n for n in todo if n.md5 not in held[n.legacy]]
+    moved.missing += [f"{described[n]} ({n.md5[:8]})" for n in absent]
+    moved.already += len(there)
+    ready = [n for n in todo if n.md5 in held[n.legacy]]
+    _send(cache, remote, ready, verify, progress, moved)
+    if not absent:
+        _send(cache, remote, sorted(manifests - there), verify, progress, moved)
+    if verify:
+        for name, md5 in zip(
+            sorted(there), hashing.in_parallel(lambda n: read_back(cache, remote, n), sorted(there)), strict=True
+        ):
+            remotes.verify(name, md5, remote.label)
+
+
+def _send(cache: Cache, remote: Remote, names: list[Name], verify: bool, progress: Progress, moved: Moved) -> None:
+    def work(name: Name) -> int:
+        file = cache.path(name.md5, legacy=name.legacy)
+        remote.put(name, file)
+        if verify:
+            remotes.verify(name, read_back(cache, remote, name), remote.label)
+        return os.stat(file).st_size
+
+    for at, (name, size) in enumerate(zip(names, hashing.in_parallel(work, names), strict=True), 1):
+        moved.objects += 1
+        moved.bytes += size
+        progress(at, len(names), name.md5[:8])
+
+
+def read_back(cache: Cache, remote: Remote, name: Name) -> str:
+    """The MD5 of an object's bytes as the remote gives them."""
+    temporary = cache.temporary()
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        remote.get(name, fd)
+        return hashing.copy_md5(temporary, None)
+    finally:
+        os.close(fd)
+        os.unlink(temporary)
+
+
+def fetch(
+    repo: Repository,
+    targets: Sequence[Path] = (),
+    *,
+    remote: str | None = None,
+    outs: Sequence[Out] | None = None,
+    progress: Progress = _quiet,
+) -> Moved:
+    """Bring objects of the targets into the cache. A target inside a tracked folder brings only its members.
+
+    Raises:
+        NotFound: no such remote, or an object is not there.
+        Damaged: an object arrived with other bytes; it is not kept.
+        BadInput: a manifest names places it must not; nothing of it is kept.
+        Unavailable: the remote cannot be reached; what has arrived stays.
+    """
+    with repo.lock():
+        return _fetch(repo, targets, remote, outs, progress)
+
+
+def _fetch(
+    repo: Repository, targets: Sequence[Path], remote: str | None, outs: Sequence[Out] | None, progress: Progress
+) -> Moved:
+    cache = caches.of(repo)
+    moved = Moved()
+    wanted: dict[str | None, set[Name]] = {}
+    later: dict[Name, bytes] = {}
+    for where, mine in _by_remote(repo, _outs(repo, targets, outs), remote).items():
+        for out in mine:
+            name = Name(str(out.md5), out.legacy)
+            if not out.is_folder:
+                wanted.setdefault(where, set()).add(name)
+                continue
+            members, data = _manifest(repo, cache, where, name, out)
+            inner = checkout.below(out, targets)
+            wanted.setdefault(where, set()).update(
+                Name(m, out.legacy) for p, m in members.items() if inner is None or inner(p)
+            )
+            if data is not None:
+                later[name] = data
+    for where, names in wanted.items():
+        lacking = _lacking(cache, names)
+        moved.already += len(names) - len(lacking)
+        if lacking:
+            _receive(cache, remotes.of(repo, where), sorted(lacking), progress, moved)
+    for name, data in later.items():
+        cache.put(data, name.md5, legacy=name.legacy)
+        moved.objects += 1
+    return moved
+
+
+def _lacking(cache: Cache, names: set[Name]) -> set[Name]:
+    new = cache.present([n.md5 for n in names if not n.legacy])
+    old = cache.present([n.md5 for n in names if n.legacy], legacy=True)
+    return {n for n in names if n.md5 not in (old if n.legacy else new)}
+
+
+def _manifest(
+    repo: Repository, cache: Cache, where: str | None, name: Name, out: Out
+) -> tuple[dict[str, str], bytes | None]:
+    """A folder's members, and the manifest's bytes where they had to be fetched."""
+    if cache.has(name.md5, legacy=name.legacy):
+        return cache.members(name.md5, legacy=name.legacy), None
+    source = remotes.of(repo, where)
+    temporary = cache.temporary()
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            source.get(name, fd)
+        except NotFound:
+            raise NotFound(
+                f"{out.path}: version {name.md5[:8]} is not on {source.label}", hint="somebody who has it must push it"
+            ) from None
+        data = Path(temporary).read_bytes()
+    finally:
+        os.close(fd)
+        os.unlink(temporary)
+    remotes.verify(Name(name.md5), hashing.md5_of(data), source.label)
+    return manifest.parse(data, name.md5), data
+
+
+def _receive(cache: Cache, remote: Remote, names: list[Name], progress: Progress, moved: Moved) -> None:
+    for at, (name, size) in enumerate(
+        zip(names, hashing.in_parallel(lambda n: receive(cache, remote, n), names), strict=True), 1
+    ):
+        moved.objects += 1
+        moved.bytes += size
+        progress(at, len(names), name.md5[:8])
+
+
+def receive(cache: Cache, remote: Remote, name: Name) -> int:
+    """Bring one object into the cache under its name, verified; its size.
+
+    Raises:
+        NotFound: the remote does not have it.
+        Damaged: its bytes have another name; they are not kept.
+    """
+    temporary = cache.temporary()
+    fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        if isinstance(remote, remotes.FolderRemote):
+            try:
+                md5 = hashing.copy_md5(remote.cache.path(name.md5, legacy=name.legacy), fd)
+            except FileNotFoundError:
+                raise NotFound(
+                    f"object {name.md5} is not on {remote.label}", hint="somebody who has it must push it"
+                ) from None
+        else:
+            remote.get(name, fd)
+            md5 = hashing.copy_md5(temporary, None)
+        remotes.verify(name, md5, remote.label)
+        size = os.fstat(fd).st_size
+        cache.place(temporary, name.md5, legacy=name.legacy)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+    return size
+
+
+def pull(
+    repo: Repository,
+    targets: Sequence[Path] = (),
+    *,
+    remote: str | None = None,
+    force: bool = False,
+    progress: Progress = _quiet,
+) -> tuple[Moved, checkout.Done]:
+    """``fetch``, then ``checkout``.
+
+    Raises:
+        NotFound, Damaged, BadInput, Unavailable, Conflict: as those two.
+    """
+    moved = fetch(repo, targets, remote=remote, progress=progress)
+    return moved, checkout.checkout(repo, targets, force=force, progress=progress)
