@@ -124,6 +124,23 @@ def parse(
         from holdfast.formats import skops
 
         return skops.parse(data, package, threads=threads)
+    if kind == "safetensors":
+        from holdfast.formats import safetensors
+
+        return safetensors.parse(data, package, threads=threads)
+    if kind == "xgboost":
+        from holdfast.formats import xgboost
+
+        return xgboost.parse(data, package, threads=threads)
+    if kind == "lightgbm":
+        from holdfast.formats import lightgbm
+
+        return lightgbm.parse(data, package, threads=threads)
+    if kind in ("pickle", "joblib"):
+        from holdfast.formats import pickle
+
+        found: Predictor = pickle.parse(data, package, sha256=sha256, trusted=trusted, threads=threads)
+        return found
     raise NotTrusted(f"{name} is of no model format that Holdfast reads ({kind})", hint="save it as ONNX or with skops")
 
 

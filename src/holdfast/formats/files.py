@@ -68,10 +68,11 @@ def read_bounded(folder: Path, name: str, *, limit: int = MODEL_LIMIT) -> bytes:
         raise BadInput(f"{name} cannot be read: {error.strerror}", hint="packages hold plain files, no links") from None
     finally:
         os.close(handle)
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(fd)
+        raise BadInput(f"{name} is not a regular file")
     with os.fdopen(fd, "rb") as f:
-        info = os.fstat(f.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise BadInput(f"{name} is not a regular file")
         if info.st_size > limit:
             raise TooMuch(f"{name} has {info.st_size} bytes, more than the {limit} expected")
         data = f.read(limit + 1)
