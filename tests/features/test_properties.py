@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tests.features import oracle, worlds
 
@@ -43,6 +44,31 @@ def check_offline(seed: int, engine: DuckdbEngine, cache: Path | None = None) ->
         for column, (wanted, slack) in world.answers(world.rows, question, question["at"]).items():
             assert oracle.same(row[column], wanted, slack), (seed, question, column, row[column], wanted)
     return len(rows)
+
+
+def test_kept_sorted_events_give_the_same_bytes(tmp_path: Path, engine: DuckdbEngine) -> None:
+    used = 0
+    for seed in range(200, 220):
+        world = worlds.make(seed)
+        rng = random.Random(seed)
+        file = tmp_path / f"{seed}.parquet"
+        pq.write_table(worlds.table(world, rng), file)
+        columns = {k: [q[k] for q in world.questions] for k in ("a", "b")}
+        when = pa.array([q["at"] for q in world.questions]).cast(pa.timestamp("us", tz="UTC"))
+        types = {"a": pa.int64(), "b": pa.string()}
+        spine = pa.table({**{k: pa.array(v, types[k]) for k, v in columns.items()}, "when": when})
+        folder = tmp_path / f"cache{seed}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", point_in_time.Notice)
+            got = [
+                point_in_time.historical(
+                    engine, world.service, spine, timestamp="when", sources={"src": [file]}, cache=c
+                )
+                for c in (None, folder, folder)
+            ]
+        used += len(list(folder.glob("*.events.arrow")))
+        assert got[0].equals(got[1]) and got[0].equals(got[2]), seed
+    assert used == 20
 
 
 def check_online(seed: int, folder: Path) -> int:

@@ -23,6 +23,7 @@ from holdfast.core.records import Json
 from holdfast.features import ondemand
 from holdfast.features.lookup import compile_plan
 from holdfast.features.sliding import Events, Sliding, Values, before, newest_known
+from holdfast.features.sorted_source import sorted_events
 from holdfast.features.source_sql import ViewQuery
 from holdfast.features.windows import aggregate_dtype
 
@@ -204,15 +205,47 @@ def view_columns(
     """One view's feature columns for all spine rows, by column name."""
     query = ViewQuery(engine, view, tables)
     keys = encode_keys(spine, view["keys"], query.key_classes, view["name"])
-    since, until = _bounds(view, at)
-    statement = query.select(since=since, until=until, keys=True)
-    table = engine.query(statement, tables={**query.relation.tables, "__keys": keys.table})
+    kept = None
+    if cache is not None:
+        kept = sorted_events(
+            engine, view, query, tables, cache, spine_rows=spine.num_rows, order_of=sort_order,
+            codes_of=lambda table, names: _own_codes(table, names, query, view),
+        )  # fmt: skip
+    if kept is not None:
+        table, known = kept
+        keys = Keys(_codes_among(engine, keys, known), known)
+    else:
+        since, until = _bounds(view, at)
+        statement = query.select(since=since, until=until, keys=True)
+        table = engine.query(statement, tables={**query.relation.tables, "__keys": keys.table})
     # questions in the events' order: every search and gather then walks memory forwards
     order = np.lexsort((at, keys.codes))
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
-    found = compute(view, query.value_types, query.late, table, keys.table.num_rows, keys.codes[order], at[order])
+    found = compute(
+        view, query.value_types, query.late, table, keys.table.num_rows, keys.codes[order], at[order],
+        in_order=kept is not None,
+    )  # fmt: skip
     return {name: column.take(pa.array(back)) for name, column in found.items()}
+
+
+def _own_codes(table: pa.Table, names: Sequence[str], query: ViewQuery, view: Json) -> tuple[np.ndarray, pa.Table]:
+    """Codes for the keys of a source itself."""
+    classes = dict(zip(names, query.key_classes.values(), strict=True))
+    found = encode_keys(table, names, classes, view["name"])
+    return found.codes, found.table
+
+
+def _codes_among(engine: Engine, asked: Keys, known: pa.Table) -> np.ndarray:
+    """The spine's codes in the numbering of kept events; −1 for keys that are not there."""
+    on = " AND ".join(f"a.{name} = b.{name}" for name in asked.table.column_names if name != "__code")
+    pairs = engine.query(
+        f"SELECT a.__code AS mine, b.__code AS theirs FROM __asked AS a JOIN __known AS b ON {on}",
+        tables={"__asked": asked.table, "__known": known},
+    )
+    theirs = np.full(asked.table.num_rows + 1, -1, np.int64)  # the last stands for null keys, code −1
+    theirs[_ints(pairs, "mine")] = _ints(pairs, "theirs")
+    return np.asarray(theirs[asked.codes])
 
 
 def _bounds(view: Json, at: np.ndarray) -> tuple[int | None, int | None]:
@@ -234,9 +267,11 @@ def compute(
     codes: int,
     asked: np.ndarray,
     at: np.ndarray,
+    *,
+    in_order: bool = False,
 ) -> dict[str, Any]:
     """Feature columns from events in any order, with their ``__code``. ``asked`` is the code per question."""
-    order = sort_order(table)
+    order = np.arange(table.num_rows) if in_order else sort_order(table)
     code, time = _ints(table, "__code")[order], _ints(table, "__t")[order]
     arrival, sequence = _ints(table, "__a")[order], _ints(table, "__s")[order]
     start = np.searchsorted(code, np.arange(codes), side="left")
