@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from holdfast.cli.output import emit, json_option, say, table
+
+if TYPE_CHECKING:
+    from holdfast.core.records import ModelVersion, Verdict
+    from holdfast.workspace import Workspace
 
 
 @click.command()
@@ -23,6 +28,11 @@ from holdfast.cli.output import emit, json_option, say, table
 @click.option(
     "--rule", "rules", multiple=True, help="With --data, a rule where no service declares a gate: accuracy>=0.9."
 )
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="Also write the results as JUnit XML.")
+@click.option(
+    "--markdown", type=click.Path(path_type=Path, dir_okay=False), help="Also write the table for a pull request."
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Also write the model card as one page.")
 @json_option
 def check(
     version: str,
@@ -32,6 +42,9 @@ def check(
     label: str | None,
     task: str,
     rules: tuple[str, ...],
+    junit: Path | None,
+    markdown: Path | None,
+    html: Path | None,
     as_json: bool,
 ) -> None:
     """Measure VERSION (name@7, name@latest) against its gate on held-out rows and attach the verdict. Exits with 1 unless
@@ -68,23 +81,37 @@ def check(
         else:
             verdict = candidate.check(ws, owners[0], found, at=ws.clock.now(), progress=lambda *_: None)
 
+        if html is not None:
+            html.write_text(_card(ws, found, verdict), encoding="utf-8")
+
+    from holdfast.validation import render
+
+    if junit is not None:
+        junit.write_text(render.junit(verdict), encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(render.markdown(verdict), encoding="utf-8")
+
     def text() -> None:
-        rows = [
-            (
-                r.outcome,
-                r.check,
-                r.group,
-                r.figure,
-                f"[{r.low:.4g}, {r.high:.4g}]" if r.low is not None and r.high is not None else None,
-                r.n,
-                r.message,
-            )
-            for r in verdict.results
-        ]
-        table(["outcome", "check", "group", "figure", "interval", "n", "message"], rows)
+        table(render.HEADERS, render.rows(verdict))
         click.secho(f"\n{found.name}@{found.version}: {verdict.outcome}", bold=True)
 
     emit(verdict, as_json=as_json, text=text)
     if verdict.outcome != "pass":
         say("the gate keeps this version out of Production")
         raise SystemExit(1)
+
+
+def _card(ws: Workspace, version: ModelVersion, verdict: Verdict) -> str:
+    """The model card from what the store keeps: the manifest and the evidence the verdict names."""
+    import msgspec
+
+    from holdfast.core.records import Evidence
+    from holdfast.registry import card
+    from holdfast.registry import package as packages
+
+    kept = (
+        msgspec.json.decode(ws.objects.get(verdict.evidence), type=list[Evidence])
+        if ws.objects.exists(verdict.evidence)
+        else []
+    )
+    return card.html(version, packages.load(ws.objects, version.content), verdict, kept)

@@ -462,7 +462,7 @@ def measure(
     from holdfast.lifecycle import release
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
-    from holdfast.validation import evidence, gate
+    from holdfast.validation import curves, evidence, gate
 
     model = service.model
     registered = versions.get(ws.ledger, name, version)
@@ -478,7 +478,7 @@ def measure(
         champion_threshold=champion_threshold, X_train=X_train, y_train=y_train, times=times, folder=folder,
         original=formats.load(folder, manifest, original=True) if manifest.original_file else None, url=None,
     )  # fmt: skip
-    measured = evidence.measure(context, service.gate.rules)
+    measured = [*evidence.measure(context, service.gate.rules), curves.describe(context)]
     verdict = gate.decide(
         measured, service.gate.rules, model=name, version=version, content=registered.content, at=at,
         waivers=waivers.active(ws.ledger, name, version, at=at),

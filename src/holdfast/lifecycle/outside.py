@@ -48,7 +48,7 @@ def check_file(
     from holdfast import formats
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
-    from holdfast.validation import evidence
+    from holdfast.validation import curves, evidence
     from holdfast.validation.gate import decide
 
     if not gate.rules:
@@ -79,7 +79,7 @@ def check_file(
         folder=folder,
         threshold=manifest.threshold,
     )
-    measured = evidence.measure(context, gate.rules)
+    measured = [*evidence.measure(context, gate.rules), curves.describe(context)]
     verdict = decide(
         measured,
         gate.rules,

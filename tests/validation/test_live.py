@@ -1,0 +1,101 @@
+"""Live evidence: two arms with different keys, judged by the same gate; no data holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from holdfast.core.definitions import Rollout
+from holdfast.core.records import Verdict
+from holdfast.validation import live
+from holdfast.validation.gate import decide
+
+ROLLOUT = Rollout(max_disagreement=0.2)
+
+
+def arm(n: int, seed: int, *, errors: float = 0.0, slow: float = 1.0, skill: float = 1.0, shift: float = 0.0) -> Any:
+    rng = np.random.default_rng(seed)
+    y = (rng.random(n) < 0.3).astype(int)
+    score = 1 / (1 + np.exp(-(skill * 2 * (y - 0.5) + rng.normal(size=n) + shift)))
+    failed = rng.random(n) < errors
+    ids = [f"{seed}-{i}" for i in range(n)]
+    table = pa.table({
+        "id": ids, "score": [None if f else float(s) for f, s in zip(failed, score, strict=True)],
+        "output": [None if f else int(s > 0.5) for f, s in zip(failed, score, strict=True)],
+        "latency_us": (rng.lognormal(6, 0.3, n) * slow).astype(int),
+    })  # fmt: skip
+    return table, pa.table({"prediction_id": ids, "value": y})
+
+
+def judge(champion: pa.Table, challenger: pa.Table, labels: Any, **more: Any) -> Verdict:
+    found = live.evidence(champion, challenger, labels, rollout=ROLLOUT, **more)
+    return decide(found, live.rules(ROLLOUT), model="m", version=1, content="c", at=0)
+
+
+def both(challenger: dict[str, Any], n: int = 3000) -> tuple[pa.Table, pa.Table, pa.Table]:
+    (a, la), (b, lb) = arm(n, 1), arm(n, 2, **challenger)
+    return a, b, pa.concat_tables([la, lb])
+
+
+def failed(verdict: Verdict) -> set[str]:
+    return {r.check for r in verdict.results if r.outcome == "fail"}
+
+
+def test_no_data_is_not_enough_evidence() -> None:
+    a, _ = arm(0, 1)
+    for labels in (None, pa.table({"prediction_id": pa.array([], pa.string()), "value": pa.array([], pa.int64())})):
+        verdict = judge(a, a, labels)
+        assert verdict.outcome == "not enough evidence"
+        assert {r.outcome for r in verdict.results} == {"not enough evidence"}
+
+
+def test_equal_arms_pass_once_there_is_enough() -> None:
+    a, b, labels = both({})
+    verdict = judge(a, b, labels, pairs=a)
+    assert verdict.outcome == "pass", verdict.results
+    few = judge(a.slice(0, 60), b.slice(0, 60), labels, pairs=a)
+    assert few.outcome == "not enough evidence"
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        ({"errors": 0.05}, "live(error_rate)"),
+        ({"slow": 4.0}, "live(latency_ratio)"),
+        ({"shift": 5.0}, "live(score_shift)"),
+        ({"skill": 0.3}, "live(roc_auc_drop)"),
+    ],
+)
+def test_each_breach_is_named(broken: dict[str, Any], check: str) -> None:
+    a, b, labels = both(broken)
+    assert check in failed(judge(a, b, labels, pairs=a))
+
+
+def test_disagreement_needs_the_same_requests() -> None:
+    a, b, labels = both({})
+    assert any(
+        r.check == "live(disagreement)" and r.outcome == "not enough evidence" for r in judge(a, b, labels).results
+    )
+    flipped = a.set_column(a.column_names.index("output"), "output", pa.array([1 - o for o in a["output"].to_pylist()]))
+    assert failed(judge(a, b, labels, pairs=flipped)) == {"live(disagreement)"}
+
+
+def test_late_labels_may_be_left_to_monitoring() -> None:
+    a, b, _ = both({})
+    rollout = Rollout()
+    found = live.evidence(a, b, None, rollout=rollout)
+    rules = live.rules(rollout, labels=False)
+    assert decide(found, rules, model="m", version=1, content="c", at=0).outcome == "pass"
+
+
+def test_equal_arms_seldom_fail() -> None:
+    alarms = 0
+    for seed in range(60):
+        (a, la), (b, lb) = arm(300, 1000 + seed), arm(300, 5000 + seed)
+        found = live.evidence(a, b, pa.concat_tables([la, lb]), rollout=Rollout(max_metric_drop=0.0))
+        verdict = decide(found, live.rules(Rollout(max_metric_drop=0.0)), model="m", version=1, content="c", at=0)
+        alarms += verdict.outcome == "fail"
+    assert alarms <= 3
