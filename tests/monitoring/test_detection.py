@@ -44,13 +44,13 @@ def checks(
 
 @pytest.mark.parametrize("name", ["iid", "weekly", "day noise", "all of it"])
 def test_false_alarms(name: str) -> None:
-    total, alarms, _ = checks(WORLDS[name], 501, references=5, windows=8, days=7, rows=1000)
+    total, alarms, _ = checks(WORLDS[name], 501, references=4, windows=8, days=7, rows=1000)
     assert binomial_sf(alarms, total, 0.01) > CHANCE, f"{alarms} false alarms in {total} checks"
 
 
 @pytest.mark.parametrize(("name", "days"), [("iid", 1), ("iid", 7), ("weekly", 7), ("hourly", 7)])
 def test_power(name: str, days: int) -> None:
-    total, _, found = checks(WORLDS[name], 502, references=5, windows=8, days=days, rows=1000)
+    total, _, found = checks(WORLDS[name], 502, references=4, windows=8, days=days, rows=1000)
     assert binomial_sf(total - found, total, 0.05) > CHANCE, f"{found} of {total} shifts found"
 
 
