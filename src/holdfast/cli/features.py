@@ -189,6 +189,44 @@ def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_j
 
 @features.command()
 @click.argument("service")
+@click.option("--spine", type=click.Path(exists=True, dir_okay=False), help="Rows to build for: parquet or CSV.")
+@click.option("--timestamp", help="The spine's column that says when each row is asked.")
+@click.option("--as-of", "as_of", help="All entities at this instant, instead of a spine.")
+@click.option("--output", "-o", type=click.Path(dir_okay=False), required=True, help="Parquet file to write.")
+def get(service: str, spine: str | None, timestamp: str | None, as_of: str | None, output: str) -> None:
+    """Features of feature service SERVICE as known at each row's time, or of all entities at one time."""
+    from pathlib import Path
+
+    import pyarrow.parquet as pq
+
+    from holdfast.core.errors import NotFound
+    from holdfast.features import point_in_time
+    from holdfast.server import featureserver
+    from holdfast.workspace import Workspace
+
+    if (spine is None) == (as_of is None):
+        raise click.UsageError("give either --spine FILE --timestamp COLUMN, or --as-of TIME")
+    with Workspace.open() as workspace:
+        services = workspace.project().feature_services
+        if service not in services:
+            raise NotFound.among("feature service", service, services)
+        chosen = services[service]
+        tables = featureserver.source_tables(workspace, {v.source.name: v.source for v in chosen.views}.values())
+        at = _instant(as_of)
+        if at is not None:
+            found = point_in_time.as_of(workspace.engine, chosen, at, sources=tables)
+        else:
+            rows = _read_rows(workspace, Path(str(spine)))
+            cache = workspace.path("cache", "features")
+            found = point_in_time.historical(
+                workspace.engine, chosen, rows, timestamp=timestamp, sources=tables, cache=cache
+            )
+    pq.write_table(found, output)
+    say(f"{found.num_rows} rows × {found.num_columns} columns in {output}")
+
+
+@features.command()
+@click.argument("service")
 @click.option("--since", help="Predictions requested from this instant on.")
 @click.option("--until", help="Predictions requested before this instant.")
 @click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)

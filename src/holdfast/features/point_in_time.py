@@ -24,7 +24,7 @@ from holdfast.features import ondemand
 from holdfast.features.lookup import compile_plan
 from holdfast.features.sliding import Events, Sliding, Values, before, newest_known
 from holdfast.features.sorted_source import sorted_events
-from holdfast.features.source_sql import ViewQuery
+from holdfast.features.source_sql import ViewQuery, quote
 from holdfast.features.windows import aggregate_dtype
 
 SourceTables: TypeAlias = pa.Table | Sequence[Path | str]
@@ -85,6 +85,38 @@ def historical_from_plan(
             )
         out = out.append_column(name, columns[name])
     return out
+
+
+def as_of(engine: Engine, service: FeatureService, at: int, *, sources: Mapping[str, SourceTables]) -> pa.Table:
+    """All entities the sources know, with their features as known at one instant (µs): a training set without a spine.
+
+    Raises:
+        BadInput: no view has all of the service's keys, or an on-demand feature needs a request value.
+    """
+    whole = [v for v in service.views if set(v.join_keys) == set(service.join_keys)]
+    if not whole:
+        raise BadInput(
+            f"the views of {service.name!r} have different keys, so there is no one list of entities",
+            hint="give a spine with the combinations you want",
+        )
+    plan = compile_plan(service)
+    selects, tables = [], {}
+    for i, view in enumerate(v for v in plan["views"] if set(v["keys"]) == set(service.join_keys)):
+        if view["source"] not in sources:
+            raise NotFound(f"no data for source {view['source']!r}", hint=did_you_mean(view["source"], sources))
+        query = ViewQuery(engine, view, sources[view["source"]])
+        inner = query.select(since=None, until=at if view["timestamp"] else None, keys=False)
+        found = engine.query(f"SELECT DISTINCT {_named(view['keys'])} FROM ({inner})", tables=query.relation.tables)
+        tables[f"__v{i}"] = found
+        selects.append(f"SELECT {', '.join(map(quote, service.join_keys))} FROM __v{i}")
+    keys = ", ".join(map(quote, service.join_keys))
+    spine = engine.query(f"SELECT DISTINCT {keys} FROM ({' UNION ALL '.join(selects)}) ORDER BY {keys}", tables=tables)
+    spine = spine.append_column("as_of", pa.array(np.full(spine.num_rows, at)).cast(INSTANT))
+    return historical_from_plan(engine, plan, spine, timestamp="as_of", sources=sources)
+
+
+def _named(keys: Sequence[str]) -> str:
+    return ", ".join(f"__k{i} AS {quote(k)}" for i, k in enumerate(keys))
 
 
 def instants(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
