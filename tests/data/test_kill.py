@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.data.conftest import content, fill
 
 from holdfast.data import cache as caches
 from holdfast.data import pointers, snapshot, status, transfer
 from holdfast.data.repository import Repository
-from tests.data.conftest import content, fill
 
 VICTIM = """
 import sys

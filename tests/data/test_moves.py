@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.data.conftest import commit, content, fill
 
 from holdfast.core.errors import BadInput, Conflict, Damaged, HoldfastError, NotFound
 from holdfast.data import cache as caches
 from holdfast.data import checkout, gc, manifest, pointers, scrub, snapshot, status, transfer
 from holdfast.data.repository import Repository
-from tests.data.conftest import commit, content, fill
 
 FILES = {"a.bin": b"a" * 100, "sub/b.bin": b"b", "sub-1/ü d.bin": b"c" * 5000, "empty": b"", ".hidden": b"h"}
 
