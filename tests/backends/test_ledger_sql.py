@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from holdfast.backends.ledger_sql import SCHEMA, SqlLedger
 from holdfast.core.errors import BadConfig, Damaged, Unavailable
@@ -335,3 +339,76 @@ def test_acknowledged_writes_wait_for_the_disk(sqlite_url):
         assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     ledger.close()
+
+
+def test_a_full_disk_is_told_and_leaves_the_ledger_whole(sqlite_url):
+    ledger = SqlLedger(sqlite_url)
+    ledger.append("k", subject="s", body={}, at=1)
+    with ledger._database.write() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    ledger._database._writer.execute(f"PRAGMA max_page_count={pages + 1}")
+    with pytest.raises(OSError) as caught:
+        ledger.append("k", subject="s", body={"text": "x" * 1_000_000}, at=2)
+    assert caught.value.errno == errno.ENOSPC and "ledger.db" in str(caught.value.filename)
+    assert ledger.verify() == 1
+    ledger._database._writer.execute(f"PRAGMA max_page_count={1 << 30}")
+    ledger.append("k", subject="s", body={"text": "x" * 1_000_000}, at=2)
+    assert ledger.verify() == 2
+    ledger.close()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+KEYS = st.text(alphabet="ab/é\U0010ffff%_", max_size=4)
+STEPS = st.lists(
+    st.tuples(st.just("put"), KEYS, st.dictionaries(st.text(max_size=5), VALUES, max_size=3))
+    | st.tuples(st.just("delete"), KEYS, st.none())
+    | st.tuples(st.just("append"), KEYS, st.dictionaries(st.text(max_size=5), VALUES, max_size=3))
+    | st.tuples(st.just("fail"), KEYS, st.none())
+    | st.tuples(st.just("scan"), KEYS, st.none()),
+    max_size=20,
+)
+
+
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(STEPS)
+def test_the_ledger_does_what_a_table_and_a_list_do(steps):
+    """Random transactions against the plainest model; one that fails changes nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = SqlLedger(f"sqlite:///{folder}/ledger.db")
+        table: dict[str, object] = {}
+        entries: list[tuple[str, object]] = []
+        for verb, key, value in steps:
+            try:
+                if verb == "scan":
+                    assert ledger.scan("t", prefix=key) == sorted((k, v) for k, v in table.items() if k.startswith(key))
+                    assert [e.subject for e in ledger.query(kind=f"{key}*")] == [
+                        s for s, _ in entries if f"k{s}".startswith(key)
+                    ]
+                    continue
+                with ledger.transaction() as tx:
+                    if verb == "put":
+                        tx.put("t", key, value)
+                    elif verb == "delete":
+                        tx.delete("t", key)
+                    elif verb == "append":
+                        tx.append(f"k{key}", subject=key, body=value, at=1)
+                    else:
+                        tx.put("t", key, {"undone": True})
+                        tx.append("undone", subject=key, body={}, at=1)
+                        raise ZeroDivisionError
+            except ZeroDivisionError:
+                continue
+            if verb == "put":
+                table[key] = value
+            elif verb == "delete":
+                table.pop(key, None)
+            else:
+                entries.append((key, value))
+        assert dict(ledger.scan("t")) == table
+        assert [(e.subject, e.body) for e in ledger.read()] == entries
+        assert ledger.verify() == len(entries)
+        ledger.close()

@@ -119,7 +119,8 @@ class SqliteDatabase:
                         self._writer = self._connect()
                     _begin(self._writer)
                 try:
-                    yield self._writer
+                    with translated(self.path):
+                        yield self._writer
                 except BaseException:
                     self._undo()
                     raise
