@@ -78,6 +78,7 @@ def test_a_crash_between_chunks_is_resumed(tmp_path: Path, engine: DuckdbEngine)
         assert materialize.progress_of(online, view.version) is None
         found = materialize.run(online, engine, [view], {"s": [path]}, start=None, end=n, chunk_rows=1_000)
         assert found[0]["skipped"] == 3 and found[0]["chunks"] == 5
+        assert found[0]["rows"] == n and 0 < found[0]["entities"] < n  # those of the two chunks left
         service = d.FeatureService("all", [view])
         rows = Lookup(compile_plan(service), online).rows([{"k": k} for k in range(n)], at=[n] * n)
         assert [r["v__x"] for r in rows] == [float(i) for i in range(n)]

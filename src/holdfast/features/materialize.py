@@ -194,11 +194,14 @@ class _View:
         statement += " ORDER BY " + ", ".join(map(quote, plan["keys"]))
         table = self.engine.query(statement, tables=query.relation.tables)
         aggregates_only = {**plan, "fields": []}
+        entities: set[bytes] = set()
         for batch in table.to_batches(BATCH):
             rows = uniform([plan], batch, arrived=self.end)
             self.types = key_types(plan, rows[:1], self.types)
-            self.online.update(writes(aggregates_only, rows, arrived=None, keep=partial(filters.keep, plan, rows)))
-        return int(table.num_rows)
+            groups = writes(aggregates_only, rows, arrived=None, keep=partial(filters.keep, plan, rows))
+            entities.update(keys[0] for keys, _ in groups)
+            self.online.update(groups)
+        return len(entities)
 
 
 def _one(row: tuple[Any, ...], stamped: bool, stored: Sequence[Any]) -> Sequence[bytes] | None:
