@@ -222,7 +222,6 @@ def group_gap(
     """
     y, score, member = np.asarray(y), np.asarray(score, dtype=np.float64), np.asarray(member, dtype=bool)
     definition = metrics.get(name)
-    inside = int(np.count_nonzero(member))
     if definition.cells is not None:
         hit, base = definition.cells(y, score, threshold)
         hit = hit & base
@@ -230,14 +229,32 @@ def group_gap(
             int(np.count_nonzero(hit & member)), int(np.count_nonzero(base & member)),
             int(np.count_nonzero(hit)), int(np.count_nonzero(base)), confidence=confidence,
         )  # fmt: skip
-    whole, effect = metrics.influence(name, y, score, threshold=threshold)
+    whole = metrics.influence(name, y, score, threshold=threshold)
+    return gap_from_influence(name, y, score, member, whole, threshold=threshold, confidence=confidence)
+
+
+def gap_from_influence(
+    name: str,
+    y: Any,
+    score: Any,
+    member: Any,
+    whole: tuple[float, Any],
+    *,
+    threshold: float = 0.5,
+    confidence: float = 0.95,
+) -> Estimate:
+    """As ``group_gap``, the (figure, influence) of everyone being known already: computed once for many groups."""
+    figure, effect = whole
+    inside = int(np.count_nonzero(member))
     part, effect_part = metrics.influence(name, y[member], score[member], threshold=threshold)
-    if math.isnan(whole) or math.isnan(part):
+    if math.isnan(figure) or math.isnan(part):
         return Estimate(math.nan, -math.inf, math.inf, inside, "undefined")
-    effect = -effect
-    effect[member] += effect_part * (len(y) / inside)
-    half = z(confidence) * standard_error(effect)
-    return Estimate(part - whole, part - whole - half, part - whole + half, inside, "influence")
+    own = effect[member]
+    moved = effect_part * (len(y) / inside) - own
+    squares = float(np.dot(effect, effect) - np.dot(own, own) + np.dot(moved, moved))
+    n = len(y)
+    half = z(confidence) * math.sqrt(max(squares, 0.0) / (n - 1) / n) if n > 1 else math.inf
+    return Estimate(part - figure, part - figure - half, part - figure + half, inside, "influence")
 
 
 def gap_from_counts(hits: int, base: int, all_hits: int, all_base: int, *, confidence: float = 0.95) -> Estimate:

@@ -68,15 +68,39 @@ def fairness(context: Context, rule: Rule) -> list[Evidence]:
             )
         ]
     confidence = multiplicity.sidak(CONFIDENCE, len(judged))
-    out = [_gap(context, check, metric, label, member, confidence) for label, member, _ in judged]
+    whole = _Whole(context, metric)
+    out = [_gap(whole, check, metric, label, member, confidence) for label, member, _ in judged]
     return out + notes
 
 
-def _gap(context: Context, check: str, metric: str, label: str, member: Any, confidence: float) -> Evidence:
-    found = intervals.group_gap(
-        metric, context.y, context.scores, member, threshold=context.served_threshold, confidence=confidence
-    )
-    whole = metrics.compute(metric, context.y, context.scores, threshold=context.served_threshold)
+class _Whole:
+    """What every group is compared with, computed once."""
+
+    def __init__(self, context: Context, metric: str) -> None:
+        self.y, self.score, self.metric = context.y, context.scores, metric
+        self.threshold = context.served_threshold
+        cells = metrics.get(metric).cells
+        self.hit: Any = None
+        if cells is not None:
+            hit, self.base = cells(self.y, self.score, self.threshold)
+            self.hit = hit & self.base
+            self.counts = int(np.count_nonzero(self.hit)), int(np.count_nonzero(self.base))
+            self.figure = self.counts[0] / self.counts[1] if self.counts[1] else float("nan")
+        else:
+            self.effect = metrics.influence(metric, self.y, self.score, threshold=self.threshold)
+            self.figure = self.effect[0]
+
+    def gap(self, member: Any, confidence: float) -> intervals.Estimate:
+        if self.hit is None:
+            return intervals.gap_from_influence(
+                self.metric, self.y, self.score, member, self.effect, threshold=self.threshold, confidence=confidence
+            )
+        mine = int(np.count_nonzero(self.hit & member)), int(np.count_nonzero(self.base & member))
+        return intervals.gap_from_counts(*mine, *self.counts, confidence=confidence)
+
+
+def _gap(whole_of: _Whole, check: str, metric: str, label: str, member: Any, confidence: float) -> Evidence:
+    found, whole = whole_of.gap(member, confidence), whole_of.figure
     low, high = fold(found.low, found.high)
     return Evidence(
         check=check, figure=clean(abs(found.figure)), low=clean(low), high=clean(high), n=found.n,
