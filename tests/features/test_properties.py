@@ -66,8 +66,14 @@ def test_kept_sorted_events_give_the_same_bytes(tmp_path: Path, engine: DuckdbEn
                 )
                 for c in (None, folder, folder)
             ]
+            # other spines find other entities' events in the same file between their own
+            part = spine.slice(0, 9)
+            alone = point_in_time.historical(
+                engine, world.service, part, timestamp="when", sources={"src": [file]}, cache=folder
+            )
         used += len(list(folder.glob("*.events.arrow")))
         assert got[0].equals(got[1]) and got[0].equals(got[2]), seed
+        assert alone.equals(got[0].slice(0, 9)), seed
     assert used == 20
 
 

@@ -39,12 +39,13 @@ class Values:
     text: list[str] | None = None
 
 
-def upper(time: Ints, start: Ints, stop: Ints, at: Ints) -> Ints:
+def upper(events: Events, start: Ints, stop: Ints, at: Ints) -> Ints:
     """Per question the first position in [start, stop) with time > at."""
+    time = events.time
     lo, hi = start.copy(), stop.copy()
     if len(time) == 0:
         return lo
-    packed = _packed_upper(time, start, stop, at)
+    packed = _packed_upper(events, start, stop, at)
     if packed is not None:
         return packed
     active = np.flatnonzero(lo < hi)
@@ -59,17 +60,18 @@ def upper(time: Ints, start: Ints, stop: Ints, at: Ints) -> Ints:
     return lo
 
 
-def _packed_upper(time: Ints, start: Ints, stop: Ints, at: Ints) -> Ints | None:
+def _packed_upper(events: Events, start: Ints, stop: Ints, at: Ints) -> Ints | None:
     """``upper`` by one search over (stretch, time) packed into an integer, where it fits; None where it does not.
 
-    A stretch is known by its first position, so stretches must not overlap and time must ascend within each.
+    A stretch is one entity's events, and time ascends within each.
     """
+    time = events.time
     first, last = int(time.min()), int(time.max())
     if first == np.iinfo(np.int64).min:
         return None
     span = last - first + 2
     edges = np.zeros(len(time) + 1, np.int64)
-    edges[start[start < stop]] = 1
+    edges[events.start[events.start < events.stop]] = 1  # of every entity, asked or not
     stretch = np.cumsum(edges[:-1])
     if span <= 0 or int(stretch[-1]) + 1 >= (1 << 62) // span:
         return None
@@ -90,7 +92,7 @@ def newest_known(events: Events, codes: Ints, at: Ints, late: bool) -> Ints:
     """Per question the position of the newest event with time ≤ at and arrival ≤ at; −1 where there is none."""
     start = np.where(codes >= 0, events.start[codes], 0) if len(events.start) else np.zeros(len(codes), np.int64)
     stop = np.where(codes >= 0, events.stop[codes], 0) if len(events.start) else np.zeros(len(codes), np.int64)
-    place = upper(events.time, start, stop, at) - 1
+    place = upper(events, start, stop, at) - 1
     if late and len(events.time):
         place = _step_back(events.arrival, start, place, at)
     return np.where(place >= start, place, -1)
@@ -179,18 +181,18 @@ class Sliding:
             self.stop = np.where(known, events.stop[codes], 0)
         else:
             self.start = self.stop = np.zeros(len(codes), np.int64)
-        self.hi = upper(events.time, self.start, self.stop, at)
+        self.hi = upper(events, self.start, self.stop, at)
         self._lo: dict[int, Ints] = {}
         self._prepared: dict[tuple[int, str], Any] = {}
         if self.late:
             lag = int((events.arrival - events.time).max())
-            self.settled = upper(events.time, self.start, self.stop, before(at, max(lag, 0)))
+            self.settled = upper(events, self.start, self.stop, before(at, max(lag, 0)))
         else:
             self.settled = self.hi
 
     def lo(self, window: int) -> Ints:
         if window not in self._lo:
-            self._lo[window] = upper(self.events.time, self.start, self.stop, before(self.at, window))
+            self._lo[window] = upper(self.events, self.start, self.stop, before(self.at, window))
         return self._lo[window]
 
     def compute(self, key: int, values: Values, function: str, window: int) -> tuple[np.ndarray, np.ndarray]:
