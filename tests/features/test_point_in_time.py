@@ -146,3 +146,21 @@ def test_hostile_names_stay_names(engine: DuckdbEngine, tmp_path: Path) -> None:
             engine, d.FeatureService("h", [hostile]), spine, timestamp="t", sources={"s": [folder / "s.parquet"]}
         )
     assert got["v__x"].to_pylist() == [7.0]
+
+
+def test_kept_events_of_entities_nobody_asks_for_stay_apart(engine: DuckdbEngine, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    n = 600
+    data = {"k": [i % 50 for i in range(n)], "t": pa.array([1000 + i * 7919 % n for i in range(n)], UTC)}
+    pq.write_table(pa.table({**data, "x": [float(i) for i in range(n)], "n": list(range(n))}), tmp_path / "s.parquet")
+    spine = pa.table({"k": [7, 20, 33, 49] * 25, "t": pa.array([990 + i * 7 for i in range(100)], UTC)})
+    got = [
+        point_in_time.historical(
+            engine, service, spine, timestamp="t", sources={"s": [tmp_path / "s.parquet"]}, cache=cache
+        )
+        for cache in (None, tmp_path / "cache", tmp_path / "cache")
+    ]
+    assert list((tmp_path / "cache").glob("*.events.arrow"))
+    assert 0 < got[0]["v__x"].null_count < 60
+    assert got[1].equals(got[0]) and got[2].equals(got[0])
