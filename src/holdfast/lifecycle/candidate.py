@@ -472,9 +472,9 @@ def measure(
     X, y, times = rows.part("test")  # noqa: N806
     X_train, y_train, _ = rows.part("train")  # noqa: N806
     groups = {model.group: rows.groups[rows.split.test]} if model.group and rows.groups is not None else {}
-    champion_scores, champion_threshold = champion_on(ws, service, rows, X)
+    champion, champion_scores, champion_threshold = champion_on(ws, service, rows, X)
     context = evidence.Context(
-        predictor=formats.load(folder, manifest), package=manifest, X=X, y=y, groups=groups, champion_scores=champion_scores,
+        predictor=formats.load(folder, manifest), package=manifest, X=X, y=y, groups=groups, champion=champion, champion_scores=champion_scores,
         champion_threshold=champion_threshold, X_train=X_train, y_train=y_train, times=times, folder=folder,
         original=formats.load(folder, manifest, original=True) if manifest.original_file else None, url=None,
     )  # fmt: skip
@@ -520,20 +520,25 @@ def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int, pr
     return msgspec.convert(outcome["verdict"], Verdict)
 
 
-def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[Any, float | None]:  # noqa: N803
-    """Scores of the live champion on the same rows (None where there is none, or it takes other inputs), its threshold."""
+def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[str, Any, float | None]:  # noqa: N803
+    """The live champion (``name@version``, empty where there is none), its scores on the same rows, its threshold.
+
+    Scores are None where the champion takes inputs these rows do not have: the comparison is then named and not made,
+    which holds.
+    """
     from holdfast import formats
     from holdfast.lifecycle import release
     from holdfast.registry import package as packages
 
     live = release.current(ws.ledger, service.name, "production")
     if live is None or live.champion is None:
-        return None, None
+        return "", None, None
+    reference = f"{live.model}@{live.champion.version}"
     manifest = packages.load(ws.objects, live.champion.content)
     names = [spec.name for spec in manifest.inputs]
     if any(name not in rows.columns for name in names):
-        return None, None
+        return reference, None, None
     folder = packages.unpack(ws.objects, manifest, ws.path("packages", live.champion.content))
     predictor = formats.load(folder, manifest)
     index = [rows.columns.index(name) for name in names]
-    return np.asarray(predictor.scores(X[:, index]), dtype=np.float64), manifest.threshold
+    return reference, np.asarray(predictor.scores(X[:, index]), dtype=np.float64), manifest.threshold
