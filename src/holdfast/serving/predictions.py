@@ -133,10 +133,12 @@ def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def _sweep(folder: Path) -> None:
     """Remove what a crashed compaction left: sources already covered, temporary files."""
-    parts, live = _listing(folder)
-    keep = {p.name for p in parts} | {p.name for p in live}
+    parts = sorted(folder.glob("*.parquet"))
+    covered = {name for p in parts for name in _sources(p)}
+    stems = {p.stem for p in parts} | {Path(name).stem for name in covered}
+    # Only what is known to be held elsewhere: a segment that a writer begins meanwhile is nobody's leftover.
     for path in folder.iterdir():
-        left = path.suffix in (".parquet", segments.SUFFIX) and path.name not in keep
+        left = path.name in covered or (path.suffix == segments.SUFFIX and path.stem in stems)
         if left or (path.name.startswith(".") and path.name.endswith(".parquet.tmp")):
             path.unlink(missing_ok=True)
 
