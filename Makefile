@@ -39,7 +39,7 @@ soak: $(VENV)/.data
 	$(BIN)/python -m pytest -m soak --timeout 7200 $(ARGS)
 
 bench: $(VENV)/.data
-	$(BIN)/python -m benchmarks $(NAME)
+	$(BIN)/python -m benchmarks $(or $(NAME),all)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

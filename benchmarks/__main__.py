@@ -8,14 +8,20 @@ from pathlib import Path
 
 
 def main() -> int:
+    """Run the named benchmark, or all of them in turn; the number of those that failed to run."""
     here = Path(__file__).parent
     names = sorted(p.stem for p in here.glob("*.py") if "\ndef main(" in p.read_text() and not p.stem.startswith("_"))
-    if len(sys.argv) < 2 or sys.argv[1] not in names:
-        print("benchmarks:", ", ".join(names))
-        return 0 if len(sys.argv) < 2 else 1
-    module = importlib.import_module(f"benchmarks.{sys.argv[1]}")
-    sys.argv = [f"benchmarks {sys.argv[1]}", *sys.argv[2:]]
-    return int(module.main() or 0)
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    if wanted != "all" and wanted not in names:
+        print("benchmarks:", ", ".join(names), "(or: all)")
+        return 0 if not wanted else 1
+    failed = 0
+    rest = sys.argv[2:]
+    for name in names if wanted == "all" else [wanted]:
+        print(f"== {name}", flush=True)
+        sys.argv = [f"benchmarks {name}", *rest]
+        failed += bool(importlib.import_module(f"benchmarks.{name}").main() or 0)
+    return failed
 
 
 if __name__ == "__main__":

@@ -124,6 +124,10 @@ class EmbeddedOnlineStore:
                 removed += 1
         return removed
 
+    def clear(self) -> None:
+        with self._env.begin(write=True) as txn:
+            txn.drop(self._env.open_db(txn=txn), delete=False)
+
     def meta_get(self, name: str) -> bytes | None:
         value: bytes | None = self.fetch([_META + name.encode()], use=lambda v: None if v[0] is None else bytes(v[0]))
         return value

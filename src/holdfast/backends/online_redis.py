@@ -114,6 +114,11 @@ class RedisOnlineStore:
             removed += int(self._client.unlink(*names[i : i + _BATCH]))
         return removed
 
+    def clear(self) -> None:
+        names = list(self._client.scan_iter(match=_escape(self._prefix) + b"*", count=1000))
+        for i in range(0, len(names), _BATCH):
+            self._client.unlink(*names[i : i + _BATCH])
+
     def meta_get(self, name: str) -> bytes | None:
         value: bytes | None = self._call(lambda: self._client.get(self._prefix + _META + name.encode()))
         return value

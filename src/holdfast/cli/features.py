@@ -188,6 +188,22 @@ def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_j
 
 
 @features.command()
+@json_option
+def rebuild(as_json: bool) -> None:
+    """Empty the online store and fill it again: from the admitted files, then from every push that was ever acknowledged.
+
+    The feature server must be stopped. Stopped half way, run it again: it starts anew.
+    """
+    from holdfast.server import featureserver
+    from holdfast.workspace import Workspace
+
+    with Workspace.open() as workspace, progress("rebuild", quiet=as_json) as report:
+        found = featureserver.rebuild(workspace, end=workspace.clock.now(), progress=report)
+
+    emit(found, as_json=as_json, text=lambda: say(f"{found['views']} views filled from files, {found['pushes']} pushes replayed"))
+
+
+@features.command()
 @click.argument("service")
 @click.option("--spine", type=click.Path(exists=True, dir_okay=False), help="Rows to build for: parquet or CSV.")
 @click.option("--timestamp", help="The spine's column that says when each row is asked.")

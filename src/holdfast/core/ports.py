@@ -326,7 +326,8 @@ class RunStore(Protocol):
 
 Merge = Callable[[Sequence[Buffer | None]], Sequence[Buffer | None] | None]
 """Given the stored values of one group of keys (None where absent), the values to store (None removes, the very
-object that was given stays), or None to leave the group as it is. Pure: a store may call it again when another writer was faster. Buffers are valid during the call."""
+object that was given stays), or None to leave the group as it is. Pure: a store may call it again when another writer
+was faster. Buffers are valid during the call."""
 
 
 class OnlineStore(Protocol):
@@ -352,6 +353,9 @@ class OnlineStore(Protocol):
 
     def drop(self, prefix: bytes) -> int:
         """Remove all keys that start with ``prefix``; the number removed."""
+
+    def clear(self) -> None:
+        """Remove everything, marks included."""
 
     def meta_get(self, name: str) -> bytes | None:
         """A mark set by ``update``, or None."""

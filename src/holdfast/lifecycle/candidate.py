@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 TRAINING_SETS = "training_sets"
 GOLDEN_ROWS = 20
 VERIFY_ROWS = 2000
+# What reads a model back; serving refuses other feature releases of these where the format depends on them.
+MODEL_LIBRARIES = ("numpy", "scikit-learn", "skops", "onnxruntime", "xgboost", "lightgbm", "torch", "safetensors")
 
 
 def quiet(done: int, total: int | None, what: str) -> None:
@@ -320,6 +322,7 @@ def fit(
     (job / "arrays.npz").unlink(missing_ok=True)
     outcome = {
         "run_id": run_id, "fitted": msgspec.to_builtins(fitted), "files": files, "environment": environment["digest"],
+        "python": environment["python"], "packages": {k: v for k, v in environment["packages"].items() if k in MODEL_LIBRARIES},
         "commit": code.get("commit"), "dirty": code.get("dirty"), "seconds": fitted.seconds,
     }  # fmt: skip
 
@@ -371,7 +374,8 @@ def register(
         inputs=input_specs(rows), request=request_specs(rows, features), outputs=[FieldSpec(name="score", dtype="float64", nullable=False)],
         classes=fitted["classes"], threshold=fitted["threshold"], original_file=fitted["original_file"],
         feature_service=features.name if features else None, features=record.features, plan=plan,
-        environment={"digest": fit_outcome["environment"]}, equivalence=fitted["equivalence"], training_set=record.digest, run_id=fit_outcome["run_id"],
+        environment={"digest": fit_outcome["environment"], "python": fit_outcome["python"], "packages": fit_outcome["packages"]},
+        equivalence=fitted["equivalence"], training_set=record.digest, run_id=fit_outcome["run_id"],
     )  # fmt: skip
     folder = packages.unpack(ws.objects, manifest, ws.path("jobs", cycle, "package"))
     predictor = formats.load(folder, manifest)

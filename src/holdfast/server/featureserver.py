@@ -102,6 +102,23 @@ def materialize(
     )
 
 
+def rebuild(workspace: Workspace, *, end: int, progress: Progress | None = None) -> Json:
+    """Forget everything online and fill it from what is durable: the admitted files, then the push journal.
+
+    Raises:
+        Conflict: a feature server or another pusher is running.
+    """
+    project_views = all_views(workspace.project())
+    every = view_module.live_views(workspace.ledger, project_views)
+    with Pusher(workspace.home, workspace.online, every):
+        pass  # nobody else pushes here; a store that cannot be opened has said so
+    workspace.online.clear()
+    with Pusher(workspace.home, workspace.online, every) as pusher:
+        pushes = pusher.replayed
+        found = materialize(workspace, start=None, end=end, progress=progress)
+    return {"views": len(found), "pushes": pushes}
+
+
 def verify(
     workspace: Workspace,
     service: str,

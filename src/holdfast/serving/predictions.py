@@ -223,7 +223,7 @@ def _live(path: Path) -> list[pa.Table]:
 
 
 def _forget(folder: Path, live: Sequence[Path]) -> None:
-    for path in [p for p in _tails if p.parent == folder and p not in live]:
+    for path in [p for p in list(_tails) if p.parent == folder and p not in live]:
         _tails.pop(path, None)
 
 

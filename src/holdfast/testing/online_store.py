@@ -32,6 +32,12 @@ def values(store: OnlineStore, *keys: bytes) -> list[bytes | None]:
 class OnlineStoreContract:
     """What every online store must do."""
 
+    def test_clear_forgets_everything_marks_included(self, store: Any) -> None:
+        store.update([([b"k"], lambda stored: [b"v"])], meta={"mark": b"1"})
+        store.clear()
+        assert store.fetch([b"k"], use=lambda values: [None if v is None else bytes(v) for v in values]) == [None]
+        assert store.meta_get("mark") is None
+
     def test_absent_keys_are_none_in_place(self, store: OnlineStore) -> None:
         store.update([([b"b"], put(b"2"))])
         assert values(store, b"a", b"b", b"c", b"b") == [None, b"2", None, b"2"]
