@@ -12,7 +12,7 @@ from holdfast.lifecycle import candidate, loop, release
 from holdfast.registry import versions
 from holdfast.workspace import Workspace
 
-from .project import NOW, holdfast, make
+from .project import NOW, holdfast, make, set_clock
 
 pytestmark = pytest.mark.xdist_group("cycle")
 
@@ -89,6 +89,7 @@ def test_a_rejected_candidate_never_answers(live):
         source.replace('hf.at_least("roc_auc", 0.6)', 'hf.at_least("roc_auc", 0.9999)')
     )
     try:
+        set_clock(live, NOW + 1_000_000)
         holdfast(live, "loop", "order", "churn", "--reason", "too strict")
         holdfast(live, "loop", "run", "--once")
         cycles = json.loads(holdfast(live, "loop", "cycles", "--json").stdout)
@@ -114,3 +115,13 @@ def test_ticking_twice_is_ticking_once(live):
 def test_rollback_without_an_earlier_champion_is_refused(live):
     done = holdfast(live, "rollback", "churn", check=False)
     assert done.returncode == 1 and "no other champion" in done.stderr
+
+
+def test_the_decision_record_says_why(live):
+    found = json.loads(holdfast(live, "models", "decision", "churn@1", "--json").stdout)
+    assert found["why_this_model"]["candidates"][found["why_this_model"]["chosen"]]["metrics"]["roc_auc"] > 0.5
+    assert len(found["why_this_threshold"]["curve"]) > 50
+    features = [f["feature"] for f in found["why_these_features"]["importance"]]
+    assert set(features) == {"activity__amount_count_1d", "activity__amount_mean_1d", "activity__amount_count_7d",
+                             "activity__amount_mean_7d", "amount_ratio", "amount"}  # fmt: skip
+    assert "Why this threshold" in holdfast(live, "models", "decision", "churn@1").stdout

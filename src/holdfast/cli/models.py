@@ -73,6 +73,37 @@ def list_(name: str | None, as_json: bool) -> None:
 @models.command()
 @click.argument("reference")
 @json_option
+def decision(reference: str, as_json: bool) -> None:
+    """The decision record of REFERENCE (name@version): why this model, this threshold, these features."""
+    from holdfast.lifecycle import decision as decisions
+    from holdfast.registry import versions
+
+    with _workspace() as workspace:
+        found = decisions.get(workspace, versions.resolve(workspace.ledger, reference))
+
+    def text() -> None:
+        model, cut, features = found["why_this_model"], found["why_this_threshold"], found["why_these_features"]
+        click.secho(f"{found['version']}  {found['content'][:12]}  verdict {found['verdict']}", bold=True)
+        rows = [
+            ("chosen" if i == model["chosen"] else "", c["metrics"].get(model["chosen_by"]), round(c["seconds"], 1), str(c["params"]))
+            for i, c in enumerate(model["candidates"])
+        ]
+        table(["", model["chosen_by"], "seconds", "candidate"], rows, title="Why this model")
+        costs = cut["costs"]
+        click.echo(f"\nWhy this threshold: {cut['threshold']} (a miss costs {costs['miss']:g}, a false alarm {costs['false_alarm']:g})")
+        best = min((p["cost"] for p in cut["curve"]), default=None)
+        if best is not None:
+            click.echo(f"  least cost per row on the tune rows {best:.4f}, over {len(cut['curve'])} cuts")
+        leaned = [(f["feature"], f["drop"], f"[{f['low']:.4f}, {f['high']:.4f}]") for f in features["importance"][:12]]
+        click.echo()
+        table(["feature", f"drop of {features['metric']}", "interval"], leaned, title="Why these features")
+
+    emit(found, as_json=as_json, text=text)
+
+
+@models.command()
+@click.argument("reference")
+@json_option
 def show(reference: str, as_json: bool) -> None:
     """Show one version: where it came from, its files, its verdict."""
     import msgspec

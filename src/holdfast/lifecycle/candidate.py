@@ -287,6 +287,7 @@ def fit(
     ws: Workspace, model: Model, *, cycle: str, record: TrainingSet, at: int, module: str | None = None
 ) -> tuple[Json, Effect | None]:
     """Fit all candidates in a child process; log the run; keep the files as objects."""
+    from holdfast.lifecycle import decision
     from holdfast.training import execute, fingerprint, runs
 
     rows = Rows(ws, model, record)
@@ -327,6 +328,7 @@ def fit(
     }  # fmt: skip
 
     def effect(ledger: Ledger) -> None:
+        decision.keep_fit(ledger, run_id, outcome["fitted"])
         ledger.append(
             "run.finished", subject=model.name, at=at, actor=ws.actor,
             body={"run": run_id, "training_set": record.digest, "commit": code.get("commit"), "dirty": bool(code.get("dirty")),
@@ -463,7 +465,7 @@ def measure(
 ) -> tuple[Json, Effect | None]:
     """Measure every rule of the gate on the held-out rows and decide; the verdict is attached to the version."""
     from holdfast import formats
-    from holdfast.lifecycle import release
+    from holdfast.lifecycle import decision, release
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
     from holdfast.validation import curves, evidence, gate
@@ -488,10 +490,13 @@ def measure(
         waivers=waivers.active(ws.ledger, name, version, at=at),
     )  # fmt: skip
     ws.objects.put(canonical([msgspec.to_builtins(e) for e in measured]))
+    why = decision.make(ws, model, registered, context, verdict, at=at)
+    why_digest = decision.put(ws, why)
     shutil.rmtree(folder, ignore_errors=True)
 
     def effect(ledger: Ledger) -> None:
         versions.attach_verdict(ledger, verdict, at=at, actor=ws.actor)
+        decision.store(ledger, why, why_digest, registered, at=at, actor=ws.actor)
 
     failed = release.named(verdict)
     return {"outcome": verdict.outcome, "failed": failed, "verdict": msgspec.to_builtins(verdict)}, effect

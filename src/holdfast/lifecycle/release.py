@@ -98,6 +98,7 @@ def policy_of(ws: Workspace, service: Service) -> str:
 
 def missing_for_production(ws: Workspace, service: Service, version: ModelVersion) -> list[str]:
     """What a version still lacks before it may answer production traffic; empty when nothing."""
+    from holdfast.lifecycle import decision
     from holdfast.registry import versions
 
     missing = []
@@ -108,6 +109,8 @@ def missing_for_production(ws: Workspace, service: Service, version: ModelVersio
     elif verdict.outcome != "pass":
         failed = "; ".join(named(verdict))
         missing.append(f"a passing verdict: the gate said {verdict.outcome!r} ({failed})")
+    if service.gate.decision_record and not decision.has(ws.ledger, version):
+        missing.append(f"a decision record: `holdfast check {reference}` makes one")
     smoke = ws.ledger.get(SMOKES, f"{service.name}/{version.content}")
     if smoke is None or smoke.get("outcome") != "pass":
         missing.append(f"a staging release that passed smoke: run `holdfast deploy {reference} --to staging`")
