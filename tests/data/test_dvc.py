@@ -7,11 +7,11 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tests.data.conftest import GIT, content, fill
+from tests.peers import environments
 
 from holdfast.data import cache as caches
 from holdfast.data import pointers, repository, repro, snapshot, stages, status, transfer
@@ -20,7 +20,6 @@ from holdfast.data.repository import Repository
 pytestmark = pytest.mark.peer
 
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ROOT / "tests" / "peers" / "dvc.txt"
 NAMES = [
     "a",
     "B",
@@ -46,22 +45,7 @@ NAMES = [
 @pytest.fixture(scope="session")
 def dvc(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A dvc of its own, made once and used again."""
-    home = ROOT / ".cache" / "peers" / "dvc"
-    binary = home / "bin" / "dvc"
-    if not binary.exists():
-        uv = shutil.which("uv", path=str(Path(sys.executable).parent)) or shutil.which("uv")
-        if uv is None:
-            pytest.skip("dvc is not in .cache/peers/dvc and uv is not there to install it")
-        made = subprocess.run([uv, "venv", "-q", str(home)], check=False).returncode == 0
-        if (
-            not made
-            or subprocess.run(
-                [uv, "pip", "install", "-q", "--python", str(home / "bin" / "python"), "-r", str(REQUIREMENTS)],
-                check=False,
-            ).returncode
-        ):
-            shutil.rmtree(home, ignore_errors=True)
-            pytest.skip("dvc could not be installed (no package index?)")
+    binary = environments.python_of("dvc").with_name("dvc")
     os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc-site"))
     return str(binary)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.core.records import Entry
-from holdfast.lifecycle import loop
+from holdfast.lifecycle import loop, release
 from holdfast.registry import versions
 from holdfast.workspace import Workspace
 
@@ -42,36 +42,41 @@ def test_killed_cycles_end_as_if_nothing_had_happened(tmp_path: Path, kills: int
         while done < kills:
             number += 1
             order = loop.order_now(ws, "churn", reason=f"round {number}", at=ws.clock.now())
-            began = time.monotonic()
-            survived = False
             for attempt in range(60):
                 spare = attempt >= 8 or done >= kills
+                began = time.monotonic()
                 child = subprocess.Popen(
                     [sys.executable, "-c", ONCE],
                     cwd=root,
                     stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
                 try:
                     child.wait(None if spare else rng.uniform(0.2, length))
-                    survived = True
+                    length = min(max(time.monotonic() - began, 3.0), 20.0)
                 except subprocess.TimeoutExpired:
                     os.killpg(child.pid, signal.SIGKILL)
                     child.wait()
                     done += 1
                 seen = _nothing_lost(ws, seen)
                 _free(ws)
-                if loop.find_cycle(ws.ledger, order.id).status in loop.ENDED if _begun(ws, order.id) else False:
+                _judge(ws, order.id)
+                if _begun(ws, order.id) and loop.find_cycle(ws.ledger, order.id).status in loop.ENDED:
                     break
-            assert survived, "no run came to its end"
-            length = max(length, time.monotonic() - began)
             cycle = loop.find_cycle(ws.ledger, order.id)
-            assert cycle.status == "promoted", cycle.reason
+            assert cycle.status == ("promoted" if number == 1 else "rolled back"), cycle.reason
             assert cycle.version == number, "a version was registered twice or lost"
             _once(ws, order.id)
         assert ws.ledger.verify() == len(ws.ledger.read(limit=1_000_000))
         assert [v.version for v in versions.list(ws.ledger, "churn")] == list(range(1, number + 1))
+
+
+def _judge(ws: Workspace, cycle: str) -> None:
+    """Nobody asks this service anything, so a canary would wait for ever: a person ends it, the next run closes the cycle."""
+    rollout = release.rollout_of(ws.ledger, "churn")
+    if rollout is not None and rollout.id == cycle and rollout.status == "running" and rollout.step > 0:
+        release.end(ws, ws.project().services["churn"], "abort", at=ws.clock.now(), reason="nobody asks")
 
 
 def _begun(ws: Workspace, order: str) -> bool:

@@ -25,7 +25,14 @@ def test_an_emptied_store_comes_back_the_same(tmp_path: Path) -> None:
     root = make(tmp_path / "churn")
     holdfast(root, "features", "apply")
     holdfast(root, "features", "materialize")
-    pushed = {"event_id": 99_001, "customer_id": 7, "happened_at": "2026-02-19T23:00:00Z", "known_at": "2026-02-19T23:01:00Z", "amount": 5.0, "label": 0}
+    pushed = {
+        "event_id": 99_001,
+        "customer_id": 7,
+        "happened_at": "2026-02-19T23:00:00Z",
+        "known_at": "2026-02-19T23:01:00Z",
+        "amount": 5.0,
+        "label": 0,
+    }
     (root / "more.jsonl").write_text(json.dumps(pushed) + "\n")
     holdfast(root, "features", "push", "events", "more.jsonl")
     before = rows(root)
