@@ -81,7 +81,7 @@ flight_features = hf.FeatureService(
     label=hf.Label(arrivals, "late", key="flight_id", matures="2d"),
     group="origin",
     candidates=[
-        {"algorithm": "forest", "n_estimators": 60, "max_depth": 14, "min_samples_leaf": 20},
+        {"algorithm": "forest", "n_estimators": 30, "max_depth": 12, "min_samples_leaf": 20},
         {
             "algorithm": "boosting",
             "max_iter": 250,
@@ -90,7 +90,7 @@ flight_features = hf.FeatureService(
             "max_features": 0.4,
         },
     ],
-    split=hf.TimeSplit(test="7d", tune="7d"),
+    split=hf.TimeSplit(test="5d", tune="3d"),
     threshold=hf.Threshold(miss=3.0, false_alarm=1.0),  # a missed late flight costs three false alarms
     seed=2013,
 )
@@ -102,7 +102,7 @@ def train(data, params):
     params = dict(params)
     if params.pop("algorithm") == "forest":
         forest = RandomForestClassifier(
-            **params, max_features=0.3, max_samples=60_000 / max(len(data.y), 60_001), n_jobs=-1
+            **params, max_features=0.3, max_samples=40_000 / max(len(data.y), 40_001), n_jobs=-1
         )
         return make_pipeline(SimpleImputer(strategy="median"), forest).fit(data.X, data.y)
     return HistGradientBoostingClassifier(**params, min_samples_leaf=100).fit(data.X, data.y)
@@ -132,5 +132,5 @@ late_arrival = hf.Service(
     monitor=hf.Monitor(
         every="2d", window="7d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]
     ),
-    retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="33d", budget=8, budget_window="365d"),
+    retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="30d", budget=8, budget_window="365d"),
 )
