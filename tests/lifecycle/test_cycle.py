@@ -125,3 +125,12 @@ def test_the_decision_record_says_why(live):
     assert set(features) == {"activity__amount_count_1d", "activity__amount_mean_1d", "activity__amount_count_7d",
                              "activity__amount_mean_7d", "amount_ratio", "amount"}  # fmt: skip
     assert "Why this threshold" in holdfast(live, "models", "decision", "churn@1").stdout
+
+
+def test_why_tells_the_story_of_every_cycle(live):
+    cycles = json.loads(holdfast(live, "loop", "cycles", "--json").stdout)
+    first = json.loads(holdfast(live, "why", cycles[0]["id"], "--json").stdout)
+    assert set(first["steps"]) == {"data", "features", "fit", "register", "gate", "staging", "rollout"}
+    assert [m["action"] for m in first["rollout"]["history"]] == ["promote"]
+    later = json.loads(holdfast(live, "why", cycles[1]["id"], "--json").stdout)
+    assert later["cycle"]["status"] == "rejected" and later["rollout"] is None

@@ -37,7 +37,11 @@ def make(ws: Workspace, model: Model, version: ModelVersion, context: Context, v
         "content": version.content,
         "at": at,
         "verdict": verdict.outcome,
-        "why_this_model": {"chosen_by": model.select, "candidates": fit.get("candidates", []), "chosen": fit.get("chosen")},
+        "why_this_model": {
+            "chosen_by": model.select,
+            "candidates": fit.get("candidates", []),
+            "chosen": fit.get("chosen"),
+        },
         "why_this_threshold": {
             "threshold": context.package.threshold,
             "costs": model.threshold.spec(),
@@ -54,7 +58,11 @@ def make(ws: Workspace, model: Model, version: ModelVersion, context: Context, v
 def store(ledger: Ledger, record: Json, digest: str, version: ModelVersion, *, at: int, actor: str) -> None:
     """Name a stored record (``digest`` of its bytes) as the version's, in the caller's transaction."""
     with ledger.transaction() as tx:
-        tx.put(DECISIONS, f"{version.name}/{version.version:010d}", {"record": digest, "content": version.content, "at": at})
+        tx.put(
+            DECISIONS,
+            f"{version.name}/{version.version:010d}",
+            {"record": digest, "content": version.content, "at": at},
+        )
         body = {"version": version.version, "content": version.content, "record": digest}
         tx.append("decision.recorded", subject=version.name, body=body, at=at, actor=actor)
 

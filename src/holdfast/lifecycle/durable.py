@@ -85,7 +85,9 @@ def _slim(outcome: Json) -> Json:
 
 
 @contextmanager
-def holding(ledger: Ledger, name: str, holder: str, *, seconds: float = CONTROLLER_SECONDS) -> Iterator[Callable[[], bool]]:
+def holding(
+    ledger: Ledger, name: str, holder: str, *, seconds: float = CONTROLLER_SECONDS
+) -> Iterator[Callable[[], bool]]:
     """Hold a lease while the block runs, renewed from a thread. Yields a function that says whether it is still ours.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -110,14 +109,6 @@ def cycle(ws: Workspace, name: str) -> Json:
     steps = {}
     for key, outcome in ws.ledger.scan("steps", prefix=f"cycle/{found.id}/"):
         steps[key.rpartition("/")[2]] = {k: v for k, v in outcome.items() if isinstance(v, str | int | float | bool)}
-    rollout = release.rollout_of(ws.ledger, found.service)
-    return {
-        "cycle": msgspec.to_builtins(found),
-        "steps": steps,
-        "rollout": msgspec.to_builtins(rollout) if rollout is not None and rollout.id == found.id else None,
-    }
-
-
-def as_json(value: Any) -> str:
-    """Indented JSON."""
-    return json.dumps(value, indent=2, default=str)
+    moves = ws.ledger.query(kind="rollout.moved", subject=found.service, since=found.started, limit=100_000)
+    history = [{k: v for k, v in e.body.items() if k != "id"} for e in moves if e.body["id"] == found.id]
+    return {"cycle": msgspec.to_builtins(found), "steps": steps, "rollout": {"history": history} if history else None}
