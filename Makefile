@@ -32,7 +32,7 @@ demo: $(VENV)/.data
 
 test: $(VENV)/.data
 	$(BIN)/python scripts/services.py
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not soak" $(ARGS)
 
 soak: $(VENV)/.data
 	$(BIN)/python scripts/services.py
