@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _DEFINITIONS = (
-    "Aggregation", "Drift", "Entity", "FeatureService", "FeatureView", "Field", "Gate", "Label", "Model", "Monitor",
-    "OnDemand", "Retrain", "Rollout", "Rule", "Service", "Source", "Steps", "Threshold", "TimeSplit", "api", "at_least", "at_most",
-    "better_than", "check", "deterministic", "fairness", "latency", "model", "no_leakage", "not_worse_than_champion", "on_demand", "service",
+    "ABTest", "Aggregation", "Drift", "Entity", "FeatureService", "FeatureView", "Field", "Gate", "Label", "Model",
+    "Monitor", "OnDemand", "PredictionLog", "Retrain", "Rollout", "Rule", "Service", "Source", "Steps", "Threshold",
+    "TimeSplit", "ablation", "api", "at_least", "at_most", "better_than", "calibrated", "check", "deterministic",
+    "equalised_odds", "fairness", "four_fifths", "latency", "model", "no_leakage", "not_worse_than_champion",
+    "on_demand", "pipeline", "ranking", "resources", "robust", "service", "signature", "slices", "unit_tests",
 )  # fmt: skip
 
 __all__ = [*_DEFINITIONS, "load_model", "save_model"]
@@ -29,10 +31,19 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
 
 
-def save_model(estimator: Any, name: str, *, X: Any, columns: Any = None, task: str | None = None) -> Any:  # noqa: N803
+def save_model(
+    estimator: Any,
+    name: str,
+    *,
+    X: Any,  # noqa: N803
+    columns: Any = None,
+    task: str | None = None,
+    pickled: bool = False,
+) -> Any:
     """Package a fitted estimator and register it as the next version of ``name`` in the project of this folder.
 
-    ``X`` (n, d) are rows like those it will see; the saved form is verified on them. Returns the ModelVersion.
+    ``X`` (n, d) are rows like those it will see; the saved form is verified on them. ``pickled`` allows a pickle,
+    signed with this store's key, where no safe format holds the estimator. Returns the ModelVersion.
 
     Raises:
         BadInput: ``X`` has no rows, or the columns do not fit it.
@@ -41,7 +52,7 @@ def save_model(estimator: Any, name: str, *, X: Any, columns: Any = None, task: 
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace:
-        return notebook.save(workspace, estimator, name, X=X, columns=columns, task=task)
+        return notebook.save(workspace, estimator, name, X=X, columns=columns, task=task, pickled=pickled)
 
 
 def load_model(reference: str) -> Any:

@@ -29,6 +29,7 @@ OTHER_VARIABLES = frozenset(
         "HOLDFAST_ACTOR",
         "HOLDFAST_RUN_ID",
         "HOLDFAST_SEED",
+        "HOLDFAST_OBSERVE",
     }
 )
 SECRETS = frozenset({"server.token", "serve.token", "features.token", "alerts"})
@@ -77,7 +78,9 @@ class ServerSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ServeSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The data plane. ``prediction_log = "durable"`` answers after the log's fsync, ``"buffered"`` before it."""
+    """The data plane. ``prediction_log = "durable"`` answers after the log's fsync, ``"buffered"`` before it. ``traces``
+    is an OTLP/HTTP collector that gets a trace of each request; empty = none. ``environment = "auto"`` makes the environment a model was made in
+    where this one differs; ``"here"`` refuses then."""
 
     host: str = "127.0.0.1"
     port: Port = 8080
@@ -85,6 +88,8 @@ class ServeSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     token: str | None = None
     hosts: list[str] = []
     prediction_log: Literal["durable", "buffered"] = "durable"
+    traces: str = ""
+    environment: Literal["here", "auto"] = "here"
 
 
 class FeaturesSettings(_Table, frozen=True, kw_only=True, forbid_unknown_fields=True):

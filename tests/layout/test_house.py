@@ -7,12 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "holdfast"
 BIN = Path(sys.executable).parent
-pytestmark = pytest.mark.xdist_group("house")
 
 
 def run(*command: str) -> None:

@@ -109,8 +109,10 @@ def test_variables_of_the_wrong_kind_and_unknown_ones(tmp_path):
 
 
 def test_every_setting_has_a_variable_of_its_own(tmp_path):
-    samples = {"clock": "replay", "gate.policy": "warn", "runs.synchronous": "full", "serve.prediction_log": "buffered",
-               "ledger.url": "sqlite:///x.db", "runs.url": "sqlite:///x.db", "server.url": "http://x"}  # fmt: skip
+    samples = {
+        "clock": "replay", "gate.policy": "warn", "runs.synchronous": "full", "serve.prediction_log": "buffered", "serve.environment": "auto",
+        "ledger.url": "sqlite:///x.db", "runs.url": "sqlite:///x.db", "server.url": "http://x",
+    }  # fmt: skip
     seen = set()
     for key, (_, default) in KEYS.items():
         name = variable(key)

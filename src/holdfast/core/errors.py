@@ -22,7 +22,6 @@ Protocols map ``number`` to their own codes; errors know nothing of protocols.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -125,6 +124,8 @@ class Damaged(OurTurn):
 def did_you_mean(word: str, known: Iterable[str], *, kind: str = "name") -> str:
     """A hint: the nearest known word, or the first few known ones, or that there are none."""
     names = sorted(set(known))
+    import difflib
+
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"

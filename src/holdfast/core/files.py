@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+_FEW = 8
 _FULL_SYNC = 51  # F_FULLFSYNC of macOS: fsync there does not empty the drive's cache.
 
 
@@ -35,6 +35,41 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_all(paths: Sequence[str], folder: str) -> None:
+    """Return when the bytes of many closed files, and all names on the file system of ``folder``, are on the disk.
+
+    One request to the file system where it takes one (Linux), which is a hundred times cheaper than one a file.
+    """
+    if len(paths) > _FEW and _sync_file_system(folder):
+        return
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+    for parent in {Path(path).parent for path in paths}:
+        sync_folder(parent)
+
+
+def _sync_file_system(folder: str) -> bool:
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if call is None:
+        return False
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if call(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), folder)
+    finally:
+        os.close(descriptor)
+    return True
+
+
 @contextmanager
 def replacing(path: Path, *, mode: int = 0o644, scratch: Path | None = None) -> Iterator[IO[bytes]]:
     """A file to write; when the block ends well it durably takes the name ``path``, otherwise nothing changes.
@@ -43,7 +78,7 @@ def replacing(path: Path, *, mode: int = 0o644, scratch: Path | None = None) -> 
         mode: permission bits of the new file, before the umask.
         scratch: folder of the temporary file, on the same file system; beside ``path`` when None.
     """
-    temporary = (scratch or path.parent) / f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(6)}.tmp"
+    temporary = (scratch or path.parent) / f".{path.name[:40]}.{os.getpid()}.{os.urandom(6).hex()}.tmp"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         with os.fdopen(descriptor, "wb") as f:

@@ -21,6 +21,7 @@ from holdfast.core.tracking import (
     ModelOutput,
     ModelStatus,
     Order,
+    Point,
     Run,
     RunStatus,
     View,
@@ -98,11 +99,19 @@ class Ledger(Protocol):
     def release_lease(self, name: str, *, holder: str) -> None:
         """Give a lease back; nothing if somebody else holds it."""
 
-    def verify(self, *, anchor: tuple[int, str] | None = None) -> int:
-        """Walk the chain; return the number of entries.
+    def state_tip(self) -> tuple[int, str]:
+        """(number, hash) of the last change of the current-state rows, to be anchored."""
+
+    def verify(self, *, anchor: tuple[int, str] | None = None, state: tuple[int, str] | None = None) -> int:
+        """Walk the chain, and hold the current-state rows against what the chain of their changes says they are; return
+        the number of entries.
+
+        Args:
+            anchor: (sequence, hash) of an entry that must be there; ``state``: the same of a ``state_tip``.
 
         Raises:
-            Damaged: an entry was edited, removed, reordered, or the chain is shorter than ``anchor`` (sequence, hash).
+            Damaged: an entry was edited, removed or reordered, an anchored end was cut off, or a row was edited, put in or
+                taken out behind the ledger's back; the error names it.
         """
 
     def close(self) -> None:
@@ -246,8 +255,8 @@ class RunStore(Protocol):
 
     def metric_history(
         self, run_id: str, key: str, *, limit: int = 25_000, token: str | None = None
-    ) -> tuple[list[Metric], str | None]:
-        """Points of a series ordered by (at, step, value), a page at a time."""
+    ) -> tuple[list[Point], str | None]:
+        """Points of a series ordered by (at, step, value), NaN last, a page at a time."""
 
     def log_inputs(self, run_id: str, *, datasets: Sequence[DatasetInput] = (), models: Sequence[str] = ()) -> None:
         """Datasets and logged models a run read; twice is once."""
@@ -392,6 +401,9 @@ class Engine(Protocol):
 
     def query(self, sql: str, *, tables: Mapping[str, Any] | None = None) -> Any:
         """A pyarrow Table. ``tables`` are Arrow tables visible under their names."""
+
+    def stream(self, sql: str, *, tables: Mapping[str, Any] | None = None) -> Iterator[Any]:
+        """As ``query``, in pyarrow RecordBatches, so that a result larger than memory can be walked."""
 
     def close(self) -> None: ...
 

@@ -236,7 +236,8 @@ class Arm(Record, frozen=True, kw_only=True):
 
 class Release(Record, frozen=True, kw_only=True):
     """What answers traffic for one service in one environment. A higher ``sequence`` supersedes a lower one.
-    ``signature`` is an HMAC-SHA256 over the canonical form without it, with the workspace's key."""
+    ``signature`` is an HMAC-SHA256 over the canonical form without it, with the workspace's key. ``log`` says what the
+    prediction log keeps (sample, redact, key); empty = everything."""
 
     service: str
     model: str
@@ -249,6 +250,7 @@ class Release(Record, frozen=True, kw_only=True):
     reason: str = ""
     at: int = 0
     signature: str = ""
+    log: Json = {}
 
 
 RolloutStatus = Literal["running", "holding", "promoted", "rolled back", "aborted"]
@@ -270,6 +272,30 @@ class Rollout(Record, frozen=True, kw_only=True):
     reason: str = ""
     cycle: str | None = None
     history: list[Json] = []
+
+
+ABTestStatus = Literal[
+    "running", "better", "worse", "no relevant difference", "undecided", "guardrail", "invalid", "stopped"
+]
+
+
+class ABTest(Record, frozen=True, kw_only=True):
+    """A challenger compared with the champion under a fixed assignment. ``plan`` is what was declared, with the sample
+    planned before (``planned``: control, treatment, in keys); ``result`` the last look. Its id is the release's salt."""
+
+    id: str
+    service: str
+    model: str
+    version: int
+    content: str
+    control: int
+    weight: float
+    plan: Json
+    started: int
+    status: ABTestStatus = "running"
+    reason: str = ""
+    ended: int | None = None
+    result: Json = {}
 
 
 class Prediction(Record, frozen=True, kw_only=True):

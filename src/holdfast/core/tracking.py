@@ -28,7 +28,7 @@ class Experiment(Record, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
-class Metric(Record, frozen=True, kw_only=True):
+class Metric(Record, frozen=True, kw_only=True, gc=False):
     """One point of a series. ``dataset_*`` and ``model_id`` say what it was measured on, where known."""
 
     key: str
@@ -39,6 +39,14 @@ class Metric(Record, frozen=True, kw_only=True):
     dataset_name: str | None = None
     dataset_digest: str | None = None
     run_id: str | None = None
+
+
+class Point(Record, frozen=True, gc=False):
+    """One point of a history, whose run and key are known. A history may hold 100,000 of them, so it carries no more."""
+
+    at: int
+    step: int
+    value: float
 
 
 class DatasetInput(Record, frozen=True, kw_only=True):
