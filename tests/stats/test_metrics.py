@@ -28,6 +28,12 @@ FLAT = {
     "mae": lambda y, s, p: sk.mean_absolute_error(y, s),
     "rmse": lambda y, s, p: sk.root_mean_squared_error(y, s),
     "r2": lambda y, s, p: sk.r2_score(y, s),
+    "mape": lambda y, s, p: sk.mean_absolute_percentage_error(y, s),
+    "wape": lambda y, s, p: np.abs(y - s).sum() / y.sum() if y.sum() else np.nan,
+    "median_error": lambda y, s, p: sk.median_absolute_error(y, s),
+    "explained_variance": lambda y, s, p: sk.explained_variance_score(y, s),
+    "mcc": lambda y, s, p: sk.matthews_corrcoef(y, p) if len(np.unique(p)) > 1 else np.nan,
+    "kappa": lambda y, s, p: sk.cohen_kappa_score(y, p),
 }
 
 
@@ -51,10 +57,10 @@ def test_equal_to_scikit_learn(name: str, seed: int, n: int, digits: int) -> Non
     figure, effect = metrics.influence(name, y, score)
     np.testing.assert_allclose(figure, expected, rtol=1e-9)
     if not math.isnan(figure):
-        assert abs(effect.sum()) < 1e-6 * n
+        assert abs(effect.sum()) < 1e-6 * n * max(1.0, abs(figure))
 
 
-@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("name", [n for n in FLAT if n != "median_error"])  # the jackknife does not work for medians
 def test_influence_is_the_jackknife(name: str) -> None:
     y, score = rows(5, 400)
     _, effect = metrics.influence(name, y, score)
@@ -92,6 +98,23 @@ def coverage(draw: Any, truth: float, worlds: int = 400, seed: int = 1) -> float
 def test_wilson_holds(p: float, n: int) -> None:
     share = coverage(lambda rng: intervals.wilson(int(rng.binomial(n, p)), n), p)
     assert 0.92 <= share <= 0.99
+
+
+@pytest.mark.parametrize("n", [60, 1000])
+def test_median_error_interval_holds(n: int) -> None:
+    def draw(rng: Any) -> tuple[float, float]:
+        found = intervals.metric("median_error", np.zeros(n), rng.normal(size=n))
+        return found.low, found.high
+
+    assert 0.92 <= coverage(draw, 0.67449) <= 0.985
+
+
+@pytest.mark.parametrize(("a", "b", "n"), [(0.3, 0.3, 100), (0.1, 0.5, 60), (0.9, 0.8, 40), (0.02, 0.2, 200)])
+def test_ratio_interval_holds(a: float, b: float, n: int) -> None:
+    share = coverage(lambda rng: intervals.ratio(int(rng.binomial(n, a)), n, int(rng.binomial(2 * n, b)), 2 * n), a / b)
+    assert 0.92 <= share <= 0.99
+    assert intervals.ratio(3, 10, 0, 10) == (pytest.approx(intervals.ratio(3, 10, 0, 10)[0]), math.inf)
+    assert intervals.ratio(0, 10, 5, 10)[0] == 0 and intervals.ratio(0, 0, 5, 10) == (0.0, math.inf)
 
 
 @pytest.mark.parametrize("n", [80, 400])

@@ -103,3 +103,24 @@ def test_what_cannot_be_planned() -> None:
         with pytest.raises(BadInput) as caught:
             call()
         assert caught.value.hint
+
+
+def test_an_honest_assignment_is_rarely_called_odd_and_a_skewed_one_is() -> None:
+    rng = np.random.default_rng(8)
+    odd = 0
+    for _ in range(300):
+        hits = np.cumsum(rng.random(4000) < 0.3)
+        odd += any(sequential.mismatch(n - int(hits[n - 1]), int(hits[n - 1]), 0.3) < 0.05 for n in range(50, 4000, 50))
+    assert binomial_sf(odd, 300, 0.05) > 1e-4, odd
+    assert sequential.mismatch(7000, 2400, 0.3) < 1e-6
+    assert sequential.mismatch(0, 0, 0.3) == 1.0
+
+
+def test_rows_that_come_in_groups_widen_an_arm() -> None:
+    rng = np.random.default_rng(9)
+    rates = rng.beta(1, 1, 2000)
+    totals = rng.binomial(10, rates).astype(float)
+    grouped = Arm.grouped(totals, np.full(2000, 10.0))
+    assert grouped.n == 2000 and grouped.mean == pytest.approx(totals.sum() / 20000)
+    # A key's mean varies by 1/12 + E[p (1 - p)] / 10 = 1/12 + 1/60.
+    assert grouped.variance == pytest.approx(1 / 12 + 1 / 60, rel=0.1)

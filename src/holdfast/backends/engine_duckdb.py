@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,10 @@ from holdfast.core.errors import BadInput, TooMuch
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+BATCH = 200_000
+"""Rows of one streamed batch."""
+_MEMORY = "raise the engine's memory limit, or free disk space to spill to"
 
 
 class DuckdbEngine:
@@ -42,25 +47,45 @@ class DuckdbEngine:
             BadInput: the statement or the files cannot be used.
             TooMuch: memory and spill space do not suffice.
         """
+        with self._lock, self._cursor(tables) as cursor:
+            return cursor.sql(sql).to_arrow_table()
+
+    def stream(self, sql: str, *, tables: Mapping[str, Any] | None = None) -> Iterator[pa.RecordBatch]:
+        """Run one statement and give its rows in batches as they are found; whoever walks slowly makes it wait.
+
+        Raises:
+            BadInput: the statement or the files cannot be used.
+            TooMuch: memory and spill space do not suffice.
+        """
+        import pyarrow as pa
+
+        with self._cursor(tables) as cursor:
+            try:
+                yield from cursor.sql(sql).to_arrow_reader(BATCH)
+            except (pa.ArrowException, OSError) as error:  # what fails while it is walked comes through Arrow
+                if "Out of Memory" in str(error):
+                    raise TooMuch(str(error).splitlines()[0], hint=_MEMORY) from error
+                raise BadInput(str(error).strip().splitlines()[0]) from error
+
+    @contextmanager
+    def _cursor(self, tables: Mapping[str, Any] | None) -> Iterator[Any]:
+        """A connection of its own that sees ``tables``; DuckDB's errors as ours."""
         import duckdb
 
-        with self._lock:
-            cursor = self._connection.cursor()
-            try:
-                cursor.execute("SET TimeZone='UTC'")
-                for name, table in (tables or {}).items():
-                    cursor.register(name, table)
-                return cursor.sql(sql).to_arrow_table()
-            except duckdb.OutOfMemoryException as error:
-                raise TooMuch(
-                    str(error).splitlines()[0], hint="raise the engine's memory limit, or free disk space to spill to"
-                ) from error
-            except duckdb.Error as error:
-                raise BadInput(str(error).strip().splitlines()[0]) from error
-            finally:
-                for name in tables or {}:
-                    cursor.unregister(name)
-                cursor.close()
+        cursor = self._connection.cursor()
+        try:
+            cursor.execute("SET TimeZone='UTC'")
+            for name, table in (tables or {}).items():
+                cursor.register(name, table)
+            yield cursor
+        except duckdb.OutOfMemoryException as error:
+            raise TooMuch(str(error).splitlines()[0], hint=_MEMORY) from error
+        except duckdb.Error as error:
+            raise BadInput(str(error).strip().splitlines()[0]) from error
+        finally:
+            for name in tables or {}:
+                cursor.unregister(name)
+            cursor.close()
 
     def close(self) -> None:
         self._connection.close()

@@ -1,74 +1,64 @@
-"""The ledger's tables as the newest migration leaves them, and the step that brings a store there.
-
-Imported only when a store has to be made or migrated: opening a current one needs neither SQLAlchemy nor Alembic.
-"""
+"""The ledger's tables: entries that nobody may change, the current-state rows, the leases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+_TABLES = """
+CREATE TABLE ledger_entries (
+  sequence {sequence} NOT NULL PRIMARY KEY, kind TEXT {binary} NOT NULL, subject TEXT {binary} NOT NULL, at BIGINT NOT NULL,
+  actor TEXT {binary} NOT NULL, body TEXT {binary} NOT NULL, previous TEXT {binary} NOT NULL,
+  hash TEXT {binary} NOT NULL, UNIQUE (hash));
+CREATE INDEX ledger_entries_kind ON ledger_entries (kind, sequence);
+CREATE INDEX ledger_entries_subject ON ledger_entries (subject, sequence);
+CREATE INDEX ledger_entries_at ON ledger_entries (at, sequence);
+CREATE TABLE ledger_state (
+  tab TEXT {binary} NOT NULL, key TEXT {binary} NOT NULL, value TEXT {binary} NOT NULL, PRIMARY KEY (tab, key));
+CREATE TABLE ledger_leases (
+  name TEXT {binary} NOT NULL PRIMARY KEY, holder TEXT {binary} NOT NULL, ruler TEXT {binary} NOT NULL, expires BIGINT NOT NULL);
+"""
 
-import sqlalchemy as sa
+# INSERT OR REPLACE would delete without firing the trigger on deletes, hence the one on order.
+_GUARDS_SQLITE = """
+CREATE TRIGGER ledger_entries_no_update BEFORE UPDATE ON ledger_entries
+  BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
+CREATE TRIGGER ledger_entries_no_delete BEFORE DELETE ON ledger_entries
+  BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
+CREATE TRIGGER ledger_entries_in_order BEFORE INSERT ON ledger_entries
+  WHEN NEW.sequence <> (SELECT coalesce(max(sequence), 0) + 1 FROM ledger_entries)
+  BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;
+"""
+_GUARDS_POSTGRES = """
+CREATE FUNCTION ledger_entries_refuse() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'ledger entries are append-only'; END $$;
+CREATE TRIGGER ledger_entries_no_change BEFORE UPDATE OR DELETE ON ledger_entries
+  FOR EACH ROW EXECUTE FUNCTION ledger_entries_refuse();
+CREATE TRIGGER ledger_entries_no_truncate BEFORE TRUNCATE ON ledger_entries
+  FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_refuse();
+"""
 
-metadata = sa.MetaData()
-VERSION_TABLE = "ledger_version"
+# What each transaction did to the current-state rows, as digests, chained like the entries: the rows can be proved by it.
+_CHANGES = """
+CREATE TABLE ledger_changes (
+  number {sequence} NOT NULL PRIMARY KEY, sequence BIGINT NOT NULL, rows TEXT {binary} NOT NULL,
+  previous TEXT {binary} NOT NULL, hash TEXT {binary} NOT NULL, UNIQUE (hash));
+"""
+_CHANGES_SQLITE = """
+CREATE TRIGGER ledger_changes_no_update BEFORE UPDATE ON ledger_changes
+  BEGIN SELECT RAISE(ABORT, 'ledger changes are append-only'); END;
+CREATE TRIGGER ledger_changes_no_delete BEFORE DELETE ON ledger_changes
+  BEGIN SELECT RAISE(ABORT, 'ledger changes are append-only'); END;
+CREATE TRIGGER ledger_changes_in_order BEFORE INSERT ON ledger_changes
+  WHEN NEW.number <> (SELECT coalesce(max(number), 0) + 1 FROM ledger_changes)
+  BEGIN SELECT RAISE(ABORT, 'ledger changes are append-only'); END;
+"""
+_CHANGES_POSTGRES = """
+CREATE TRIGGER ledger_changes_no_change BEFORE UPDATE OR DELETE ON ledger_changes
+  FOR EACH ROW EXECUTE FUNCTION ledger_entries_refuse();
+CREATE TRIGGER ledger_changes_no_truncate BEFORE TRUNCATE ON ledger_changes
+  FOR EACH STATEMENT EXECUTE FUNCTION ledger_entries_refuse();
+"""
 
-TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
-
-entries = sa.Table(
-    "ledger_entries",
-    metadata,
-    sa.Column("sequence", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=False),
-    sa.Column("kind", TEXT, nullable=False),
-    sa.Column("subject", TEXT, nullable=False),
-    sa.Column("at", sa.BigInteger(), nullable=False),
-    sa.Column("actor", TEXT, nullable=False),
-    sa.Column("body", TEXT, nullable=False),
-    sa.Column("previous", TEXT, nullable=False),
-    sa.Column("hash", TEXT, nullable=False, unique=True),
-    sa.Index("ledger_entries_kind", "kind", "sequence"),
-    sa.Index("ledger_entries_subject", "subject", "sequence"),
-    sa.Index("ledger_entries_at", "at", "sequence"),
+STEPS: tuple[str | dict[str, str], ...] = (
+    {"sqlite": _TABLES + _GUARDS_SQLITE, "postgresql": _TABLES + _GUARDS_POSTGRES},
+    {"sqlite": _CHANGES + _CHANGES_SQLITE, "postgresql": _CHANGES + _CHANGES_POSTGRES},
 )
-
-state = sa.Table(
-    "ledger_state",
-    metadata,
-    sa.Column("tab", TEXT, primary_key=True),
-    sa.Column("key", TEXT, primary_key=True),
-    sa.Column("value", TEXT, nullable=False),
-)
-
-leases = sa.Table(
-    "ledger_leases",
-    metadata,
-    sa.Column("name", TEXT, primary_key=True),
-    sa.Column("holder", TEXT, nullable=False),
-    sa.Column("ruler", TEXT, nullable=False),
-    sa.Column("expires", sa.BigInteger(), nullable=False),
-)
-
-
-def migrate(dialect: str, connect: Callable[[], Any], *, begin: Sequence[str], finish: str | None = None) -> None:
-    """Bring the store to the newest schema in one transaction; an error leaves it as it was.
-
-    Args:
-        dialect: SQLAlchemy's name of the database, e.g. ``sqlite`` or ``postgresql+psycopg``.
-        connect: opens a driver connection that is in autocommit mode.
-        begin: the statements that open the transaction and keep every other migration out.
-        finish: a last statement of the same transaction.
-    """
-    from alembic import command
-    from alembic.config import Config
-
-    engine = sa.create_engine(f"{dialect}://", creator=connect, poolclass=sa.pool.NullPool)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations" / "ledger").replace("%", "%%"))
-    with engine.begin() as connection:
-        for statement in begin:
-            connection.exec_driver_sql(statement)
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        if finish:
-            connection.exec_driver_sql(finish)
+FIRST_TABLE = "ledger_entries"

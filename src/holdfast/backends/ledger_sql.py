@@ -1,7 +1,6 @@
 """The ledger on SQLite or PostgreSQL: one hash chain, the current-state rows beside it, leases.
 
-The chain, the queries and the checks are here and the same for both; what differs (locks, connections, errors) is in
-``sql_sqlite`` and ``sql_postgres``. The schema is made by Alembic, which a current store never loads.
+The chain, the queries and the checks are here and the same for both; connections, locks and errors are ``sql_database``'s.
 """
 
 from __future__ import annotations
@@ -10,20 +9,22 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from holdfast.core.errors import BadConfig, BadInput, Damaged
+from holdfast.backends import ledger_state
+from holdfast.backends.ledger_schema import FIRST_TABLE, STEPS
+from holdfast.backends.ledger_state import GENESIS
+from holdfast.backends.sql_database import Database, open_database
+from holdfast.backends.sql_schema import upgrade
+from holdfast.core.errors import BadInput, Damaged, OurTurn
 from holdfast.core.identity import canonical, digest
 from holdfast.core.records import Entry, Json
 
-SCHEMA = 1
-GENESIS = "0" * 64
-
 _COLUMNS = "sequence, kind, subject, at, actor, body, previous, hash"
 _WALK = 2_000
+_LOCK = "holdfast ledger"
 
 
 class SqlLedger:
@@ -39,36 +40,32 @@ class SqlLedger:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._database: Any
-        scheme = url.partition(":")[0].partition("+")[0]
-        if scheme == "sqlite":
-            from holdfast.backends.sql_sqlite import SqliteDatabase
-
-            self._database = SqliteDatabase(sqlite_path(url), schema=SCHEMA)
-        elif scheme in ("postgresql", "postgres"):
-            from holdfast.backends.sql_postgres import PostgresDatabase
-
-            self._database = PostgresDatabase(url, schema=SCHEMA)
-        else:
-            raise BadConfig(
-                f"no ledger for a {scheme or 'bare'!r} URL",
-                hint="write ledger.url like sqlite:///.holdfast/ledger.db or postgresql://user@host/database",
-            )
+        self._database = open_database(url, durability="full", setting="ledger.url")
+        upgrade(self._database, "ledger", STEPS, first_table=FIRST_TABLE)
         self._news = threading.Condition()
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[_Transaction]:
-        with self._database.write() as connection:
-            transaction = _Transaction(connection)
+        with self._alone():
+            transaction = _Transaction(self._database)
             try:
                 yield transaction
+                transaction.seal()
             finally:
                 transaction.over = True
         if transaction.appended:
             with self._news:
                 self._news.notify_all()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A transaction that no other writer of the chain overlaps."""
+        if self._database.in_transaction:
+            raise OurTurn("a ledger transaction was opened inside another", hint="use the transaction that is open")
+        with self._database.transaction(exclusive=_LOCK):
+            yield
 
     def append(self, kind: str, *, subject: str, body: Mapping[str, Any], at: int, actor: str = "") -> Entry:
         _encode(body)
@@ -78,7 +75,7 @@ class SqlLedger:
     # --- reading ---------------------------------------------------------------------------------------------------
 
     def read(self, *, after: int = 0, limit: int = 1000) -> list[Entry]:
-        rows = self._database.read(
+        rows = self._database.committed(
             f"SELECT {_COLUMNS} FROM ledger_entries WHERE sequence > ? ORDER BY sequence LIMIT ?", (after, limit)
         )
         return [_entry(row) for row in rows]
@@ -111,7 +108,7 @@ class SqlLedger:
             values.append(until)
         where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
         order = "DESC" if newest_first else "ASC"
-        rows = self._database.read(
+        rows = self._database.committed(
             f"SELECT {_COLUMNS} FROM ledger_entries {where} ORDER BY sequence {order} LIMIT ?", (*values, limit)
         )
         return [_entry(row) for row in rows]
@@ -128,18 +125,18 @@ class SqlLedger:
                 self._news.wait(min(left, self._database.poll_seconds))
 
     def get(self, table: str, key: str) -> Json | None:
-        return _one(self._database.read(_GET, (_text(table, "table"), _text(key, "key"))))
+        return _one(self._database.committed(_GET, (_text(table, "table"), _text(key, "key"))))
 
     def scan(self, table: str, *, prefix: str = "") -> list[tuple[str, Json]]:
-        return _rows(self._database.read(*_scan(table, prefix)))
+        return _rows(self._database.committed(*_scan(table, prefix)))
 
     # --- leases ----------------------------------------------------------------------------------------------------
 
     def lease(self, name: str, *, holder: str, seconds: float) -> bool:
         ruler, now = self._database.ruler()
         values = (_text(name, "lease"), _text(holder, "holder"), ruler, now + round(seconds * 1e6))
-        with self._database.write() as connection:
-            row = connection.execute(
+        with self._alone():
+            row = self._database.execute(
                 "INSERT INTO ledger_leases (name, holder, ruler, expires) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (name)"
                 " DO UPDATE SET holder = excluded.holder, ruler = excluded.ruler, expires = excluded.expires"
@@ -150,16 +147,29 @@ class SqlLedger:
         return row is not None
 
     def release_lease(self, name: str, *, holder: str) -> None:
-        with self._database.write() as connection:
-            connection.execute("DELETE FROM ledger_leases WHERE name = ? AND holder = ?", (name, holder))
+        with self._alone():
+            self._database.execute("DELETE FROM ledger_leases WHERE name = ? AND holder = ?", (name, holder))
 
     # --- audit -----------------------------------------------------------------------------------------------------
 
-    def verify(self, *, anchor: tuple[int, str] | None = None) -> int:
+    def state_tip(self) -> tuple[int, str]:
+        return ledger_state.tip(self._database)
+
+    def verify(self, *, anchor: tuple[int, str] | None = None, state: tuple[int, str] | None = None) -> int:
+        count = self._verify_entries(anchor)
+        walk = ledger_state.Walk(anchor=state)
+        walk.on(self._database)
+        with self._alone():
+            # Rows and the last changes as of one moment; the long walk before it kept nobody waiting.
+            walk.on(self._database)
+            walk.compare(self._database.execute("SELECT tab, key, value FROM ledger_state").fetchall())
+        return count
+
+    def _verify_entries(self, anchor: tuple[int, str] | None) -> int:
         previous, count = GENESIS, 0
         self._nothing_before_the_first()
         while True:
-            rows = self._database.read(
+            rows = self._database.committed(
                 f"SELECT {_COLUMNS} FROM ledger_entries WHERE sequence > ? ORDER BY sequence LIMIT ?", (count, _WALK)
             )
             for row in rows:
@@ -181,7 +191,7 @@ class SqlLedger:
         return count
 
     def _nothing_before_the_first(self) -> None:
-        rows = self._database.read("SELECT sequence FROM ledger_entries WHERE sequence <= 0 LIMIT 1")
+        rows = self._database.committed("SELECT sequence FROM ledger_entries WHERE sequence <= 0 LIMIT 1")
         if rows:
             raise Damaged(f"ledger entry {rows[0][0]} stands before the first: it was put in from outside")
 
@@ -192,16 +202,17 @@ class SqlLedger:
 class _Transaction:
     """What ``SqlLedger.transaction`` yields; of no use once the block has ended."""
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._tip: tuple[int, str] | None = None
+        self._changes: ledger_state.Changes = {}
         self.appended = False
         self.over = False
 
     def _execute(self, sql: str, parameters: tuple[Any, ...] = ()) -> Any:
         if self.over:
             raise RuntimeError("this ledger transaction is over")
-        return self._connection.execute(sql, parameters)
+        return self._database.execute(sql, parameters)
 
     def get(self, table: str, key: str) -> Json | None:
         return _one(self._execute(_GET, (_text(table, "table"), _text(key, "key"))).fetchall())
@@ -210,21 +221,27 @@ class _Transaction:
         return _rows(self._execute(*_scan(table, prefix)).fetchall())
 
     def put(self, table: str, key: str, value: Mapping[str, Any]) -> None:
+        text = _encode(value)[0]
         self._execute(
             "INSERT INTO ledger_state (tab, key, value) VALUES (?, ?, ?)"
             " ON CONFLICT (tab, key) DO UPDATE SET value = excluded.value",
-            (_text(table, "table"), _text(key, "key"), _encode(value)[0]),
+            (_text(table, "table"), _text(key, "key"), text),
         )
+        self._changes.setdefault(table, {})[key] = ledger_state.row_digest(text)
 
     def delete(self, table: str, key: str) -> None:
         self._execute("DELETE FROM ledger_state WHERE tab = ? AND key = ?", (_text(table, "table"), _text(key, "key")))
+        self._changes.setdefault(table, {})[key] = None
+
+    def seal(self) -> None:
+        """Chain what was changed; the last thing before the commit."""
+        if self._changes:
+            ledger_state.append(self._database, self._changes, sequence=self._last()[0])
 
     def append(self, kind: str, *, subject: str, body: Mapping[str, Any], at: int, actor: str = "") -> Entry:
         text, decoded = _encode(body)
-        if self._tip is None:
-            row = self._execute("SELECT sequence, hash FROM ledger_entries ORDER BY sequence DESC LIMIT 1").fetchone()
-            self._tip = (row[0], row[1]) if row else (0, GENESIS)
-        sequence, previous = self._tip[0] + 1, self._tip[1]
+        sequence, previous = self._last()
+        sequence += 1
         link: dict[str, Any] = {
             "sequence": sequence,
             "kind": _text(kind, "kind"),
@@ -242,20 +259,15 @@ class _Transaction:
         self._tip, self.appended = (sequence, name), True
         return Entry(**link, hash=name)
 
+    def _last(self) -> tuple[int, str]:
+        """(sequence, hash) of the last entry."""
+        if self._tip is None:
+            row = self._execute("SELECT sequence, hash FROM ledger_entries ORDER BY sequence DESC LIMIT 1").fetchone()
+            self._tip = (row[0], row[1]) if row else (0, GENESIS)
+        return self._tip
+
 
 _GET = "SELECT value FROM ledger_state WHERE tab = ? AND key = ?"
-
-
-def sqlite_path(url: str) -> Path:
-    """The file of a ``sqlite:///…`` URL: three slashes relative to the current folder, four absolute.
-
-    Raises:
-        BadConfig: it names no file.
-    """
-    path = url.partition("://")[2]
-    if not path.startswith("/") or len(path) < 2:
-        raise BadConfig(f"{url!r} names no file", hint="write it like sqlite:///.holdfast/ledger.db")
-    return Path(path[1:])
 
 
 def _text(value: str, what: str) -> str:

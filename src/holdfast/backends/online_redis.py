@@ -52,7 +52,7 @@ class RedisOnlineStore:
         self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None
     ) -> None:
         # a mark says that everything before it is there, so it goes with the last batch
-        batches = [groups[i : i + _BATCH] for i in range(0, len(groups), _BATCH)] or [()]
+        batches = list(_batches(groups)) or [[]]
         for i, batch in enumerate(batches):
             marks = (meta or {}) if i == len(batches) - 1 else {}
             self._call(lambda batch=batch, marks=marks: self._merge(batch, marks))  # type: ignore[misc]
@@ -136,6 +136,20 @@ class RedisOnlineStore:
             raise Unavailable(
                 f"the online store cannot be reached: {error}", hint="check [online] url and that Redis runs"
             ) from error
+
+
+def _batches(groups: Sequence[tuple[Sequence[bytes], Merge]]) -> Iterator[list[tuple[Sequence[bytes], Merge]]]:
+    """Groups together until they have ``_BATCH`` keys, so that no transaction keeps the server for long."""
+    batch: list[tuple[Sequence[bytes], Merge]] = []
+    size = 0
+    for group in groups:
+        batch.append(group)
+        size += len(group[0])
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _escape(text: bytes) -> bytes:

@@ -114,7 +114,7 @@ class ExperimentTables(SharedTables):
         limit: int = 1000,
         token: str | None = None,
     ) -> tuple[list[Experiment], str | None]:
-        ties = [("r.updated", False), ("r.id", True)] if not order else [("r.id", False)]
+        ties = [("r.created", False), ("r.id", True)] if not order else [("r.id", False)]
         numbers, following = self._page(
             "experiments r", "r.id", EXPERIMENTS, where, order, ties, VIEWS[view], [], limit, token
         )

@@ -44,8 +44,6 @@ class ModelTables(SharedTables):
                 raise BadInput(
                     f"The experiment {experiment_id} must be in the 'active' state. Current state is deleted."
                 )
-            if run_id and not self._db.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone():
-                raise NotFound(f"Run with id={run_id} not found")
             self._db.execute(
                 "INSERT INTO models (model_id, experiment, name, artifact_uri, status, message, type, run_id, created, "
                 "updated) "

@@ -96,6 +96,12 @@ def where(
         part, parameters = _clause(table, clause, dialect, datasets)
         text += f" AND {part}"
         values += parameters
+    if datasets and not any(c.kind == "metric" for c in clauses):
+        # Without a metric to narrow, a row has to have been measured on one of the datasets at all.
+        related, theirs, ours = table.related["metric"]
+        among, more = _datasets(datasets)
+        text += f" AND EXISTS (SELECT 1 FROM {related} x WHERE x.{theirs} = {ours} AND {among})"
+        values += more
     return text, values
 
 

@@ -15,9 +15,10 @@ import msgspec
 from holdfast.backends.runs_artifacts import ArtifactTables
 from holdfast.backends.runs_experiments import VIEWS, ExperimentTables, experiment_number, no_experiment
 from holdfast.backends.runs_models import ModelTables
-from holdfast.backends.runs_schema import upgrade
+from holdfast.backends.runs_schema import STEPS
 from holdfast.backends.runs_search import RUNS, fingerprint, read_token, write_token
-from holdfast.backends.sql_database import Database
+from holdfast.backends.sql_database import Durability, open_database
+from holdfast.backends.sql_schema import upgrade
 from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.core.records import Json
 from holdfast.core.tracking import (
@@ -26,6 +27,7 @@ from holdfast.core.tracking import (
     Metric,
     ModelOutput,
     Order,
+    Point,
     Run,
     RunStatus,
     View,
@@ -36,15 +38,15 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,255}\Z")
 
 
 class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
-    """Fulfils ``core.ports.RunStore``. ``url`` as for ``sql_database.Database``.
+    """Fulfils ``core.ports.RunStore``. ``url`` as for ``sql_database.open_database``.
 
     On SQLite a killed process loses nothing acknowledged; with the default synchronous=NORMAL a power cut may lose the
     last moments; "full" closes that too, at an fsync a write.
     """
 
-    def __init__(self, url: str, *, synchronous: str = "normal") -> None:
-        self._db = Database(url, synchronous=synchronous)
-        upgrade(self._db)
+    def __init__(self, url: str, *, synchronous: Durability = "normal") -> None:
+        self._db = open_database(url, durability=synchronous, setting="runs.url")
+        upgrade(self._db, "runs", STEPS)
 
     def transaction(self) -> AbstractContextManager[None]:
         return self._db.transaction()
@@ -166,13 +168,15 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
     def _write_metrics(self, run: int, metrics: Sequence[Metric]) -> None:
         newest: dict[str, tuple[int, int, float, int]] = {}
         points: list[tuple[str, int, int, int, float]] = []
+        # A batch holds a thousand points: plain operations only.
         for m in metrics:
-            nan = 1 if math.isnan(m.value) else 0
-            value = 0.0 if nan else m.value
-            points.append((m.key, m.at, m.step, nan, value))
-            rank = (m.step, m.at, value, nan)
-            if m.key not in newest or rank > newest[m.key]:
-                newest[m.key] = rank
+            key, value, at, step, nan = m.key, m.value, m.at, m.step, 0
+            if value != value:  # NaN
+                value, nan = 0.0, 1
+            points.append((key, at, step, nan, value))
+            known_rank = newest.get(key)
+            if known_rank is None or step > known_rank[0] or (step, at, value, nan) > known_rank:
+                newest[key] = (step, at, value, nan)
         keys = sorted(newest)
         known = {
             r[1]: (r[0], (r[2], r[3], r[4], r[5]))
@@ -197,7 +201,7 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
 
     def metric_history(
         self, run_id: str, key: str, *, limit: int = 25_000, token: str | None = None
-    ) -> tuple[list[Metric], str | None]:
+    ) -> tuple[list[Point], str | None]:
         row = self._db.execute(
             "SELECT s.id FROM runs r LEFT JOIN series s ON s.run = r.number AND s.key = ? WHERE r.run_id = ?",
             (key, run_id),
@@ -212,12 +216,16 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
             condition = " AND (at, step, nan, value) > (?, ?, ?, ?)"
             values += read_token(token, query, 4)
         rows = self._db.execute(
-            f"SELECT at, step, nan, value FROM points WHERE series = ?{condition} ORDER BY at, step, nan, value LIMIT "
-            f"?",
+            "SELECT at, step, CASE nan WHEN 0 THEN value END FROM points WHERE series = ?"
+            f"{condition} ORDER BY at, step, nan, points.value LIMIT ?",
             [*values, limit + 1],
         ).fetchall()
-        following = write_token(query, rows[limit - 1]) if len(rows) > limit else None
-        return [Metric(key=key, value=math.nan if r[2] else r[3], at=r[0], step=r[1]) for r in rows[:limit]], following
+        following = None
+        if len(rows) > limit:
+            at, step, value = rows[limit - 1]
+            following = write_token(query, (at, step, int(value is None), value or 0.0))
+            del rows[limit:]
+        return [Point(at, step, math.nan if value is None else value) for at, step, value in rows], following
 
     def log_inputs(self, run_id: str, *, datasets: Sequence[DatasetInput] = (), models: Sequence[str] = ()) -> None:
         with self._db.transaction():

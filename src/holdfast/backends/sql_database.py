@@ -1,57 +1,104 @@
-"""One SQL database, SQLite or PostgreSQL, through its driver: a connection per thread, nesting transactions.
+"""One SQL database through its driver, for the ledger and the run store alike: a connection per thread, transactions that
+nest, errors in Holdfast's words.
 
-Statements are written once, with ``?`` for parameters; values are never part of a statement's text.
+Statements are written once, with ``?`` for parameters; values are never part of a statement's text. What SQLite and
+PostgreSQL do differently (opening, locks, clocks, errors) is in ``sql_sqlite`` and ``sql_postgres``.
 """
 
 from __future__ import annotations
 
-import sqlite3
+import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
 
-from holdfast.core.errors import BadConfig, Unavailable
+from holdfast.core.errors import BadConfig
 
 Dialect = Literal["sqlite", "postgresql"]
-_BUSY_SECONDS = 30.0
+Durability = Literal["normal", "full"]
 _STATEMENT_PARAMETERS = 500
 
 
-class Database:
-    """``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://…``.
+def open_database(url: str, *, durability: Durability, setting: str) -> Database:
+    """``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user@host/database``.
+
+    Args:
+        url: where it is.
+        durability: "full": a commit that returned survives a power cut; "normal" (SQLite only): a killed process loses
+            nothing, a power cut may lose the last moments.
+        setting: the setting that the URL came from, for errors.
 
     Raises:
-        BadConfig: the URL names neither.
-        Unavailable: the server cannot be reached (at first use).
+        BadConfig: the URL names no database, or the driver is not installed.
+        Unavailable: it cannot be reached (PostgreSQL: at once; SQLite: at first use).
     """
+    scheme = url.partition(":")[0].partition("+")[0]
+    if scheme == "sqlite":
+        from holdfast.backends.sql_sqlite import SqliteDatabase, sqlite_path
 
-    def __init__(self, url: str, *, synchronous: str = "normal") -> None:
-        self.url = url
-        parts = urlsplit(url)
-        scheme = parts.scheme.split("+")[0]
+        return SqliteDatabase(sqlite_path(url, setting), durability=durability)
+    if scheme in ("postgresql", "postgres"):
+        from holdfast.backends.sql_postgres import PostgresDatabase
+
+        return PostgresDatabase(url, setting=setting)
+    raise BadConfig(
+        f"{setting}: no store behind a {scheme or 'bare'!r} URL",
+        hint=f"write {setting} like sqlite:///.holdfast/store.db or postgresql://user@host/database",
+    )
+
+
+class Database(ABC):
+    """Connections to one database, safe over threads and forks."""
+
+    dialect: Dialect
+    poll_seconds: float
+    """How often a watcher should look for what other processes wrote."""
+
+    def __init__(self) -> None:
+        self._start()
+        self._abandoned: list[Any] = []
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
         self._local = threading.local()
-        self._open: list[Any] = []
+        self._open: list[tuple[threading.Thread, Any]] = []
         self._guard = threading.Lock()
         # Writers of one process queue here instead of spinning on SQLite's file lock.
-        self._writer = threading.RLock()
-        if scheme == "sqlite":
-            self.dialect: Dialect = "sqlite"
-            self._synchronous = {"normal": "NORMAL", "full": "FULL"}[synchronous]
-            path = unquote(parts.path)
-            self._path = Path(path[1:] if path.startswith("/") else path)
-            self._connect: Callable[[], Any] = self._connect_sqlite
-        elif scheme in ("postgresql", "postgres"):
-            self.dialect = "postgresql"
-            self._dsn = "postgresql" + url[len(parts.scheme) :]
-            self._connect = self._connect_postgresql
-        else:
-            raise BadConfig(
-                f"cannot keep runs in {parts.scheme or url!r}", hint="use sqlite:///path or postgresql://user@host/db"
-            )
+        self._writer = threading.Lock()
+
+    # --- what the two do differently ---
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """A new driver connection in autocommit mode."""
+
+    @abstractmethod
+    def _statement(self, sql: str) -> str:
+        """A statement in the driver's own way of marking parameters."""
+
+    @abstractmethod
+    def _usable(self, connection: Any) -> bool:
+        """Whether a kept connection may still be used."""
+
+    @abstractmethod
+    def _begin(self, exclusive: str | None) -> Any:
+        """Open a transaction on this thread's connection, holding the lock ``exclusive``; the connection."""
+
+    @abstractmethod
+    def _in_driver_transaction(self, connection: Any) -> bool: ...
+
+    @abstractmethod
+    def translated(self, error: Exception) -> Exception:
+        """A driver's error in Holdfast's words; any other error as it is."""
+
+    @abstractmethod
+    def has_table(self, name: str) -> bool: ...
+
+    @abstractmethod
+    def ruler(self) -> tuple[str, int]:
+        """(which clock, microseconds): a clock that all who share this database share, and that nobody sets back."""
 
     # --- statements ---
 
@@ -59,23 +106,21 @@ class Database:
         """Run one statement; a cursor. Outside of a transaction it commits by itself."""
         connection = self._connection()
         try:
-            return connection.execute(sql if self.dialect == "sqlite" else _percent(sql), parameters)
+            return connection.execute(self._statement(sql), parameters)
         except Exception as error:
-            raise self._translated(error) from error
+            raise self.translated(error) from error
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         """Run one statement for many rows."""
         if not rows:
             return
-        connection = self._connection()
+        cursor = self._connection().cursor()
         try:
-            if self.dialect == "sqlite":
-                connection.executemany(sql, rows)
-            else:
-                with connection.cursor() as cursor:
-                    cursor.executemany(_percent(sql), rows)
+            cursor.executemany(self._statement(sql), rows)
         except Exception as error:
-            raise self._translated(error) from error
+            raise self.translated(error) from error
+        finally:
+            cursor.close()
 
     def select_in(self, sql: str, values: Sequence[Any], before: Sequence[Any] = ()) -> list[Any]:
         """Rows of a statement whose ``{in}`` takes a list of any length, asked for in pieces."""
@@ -85,25 +130,42 @@ class Database:
             found += self.execute(sql.replace("{in}", marks(len(piece))), [*before, *piece]).fetchall()
         return found
 
-    def has_table(self, name: str) -> bool:
-        if self.dialect == "sqlite":
-            return (
-                self.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (name,)).fetchone()
-                is not None
-            )
-        return self.execute("SELECT to_regclass(?)", (name,)).fetchone()[0] is not None
+    def committed(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query over what is committed, whatever transaction this thread has open."""
+        if self.in_transaction:
+            connection = self._opened()
+            try:
+                return self._rows(connection, sql, parameters)
+            finally:
+                connection.close()
+        for attempt in (1, 2, 3):
+            connection = self._connection()
+            try:
+                return self._rows(connection, sql, parameters)
+            except Exception:
+                # The connection died while it was idle; a query may be asked again.
+                if attempt == 3 or self._usable(connection):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _rows(self, connection: Any, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        try:
+            rows: list[tuple[Any, ...]] = connection.execute(self._statement(sql), parameters).fetchall()
+        except Exception as error:
+            raise self.translated(error) from error
+        return rows
 
     # --- transactions ---
 
     @property
     def in_transaction(self) -> bool:
         """Whether this thread has a transaction open."""
-        return getattr(self._local, "depth", 0) > 0
+        return self._pid == os.getpid() and getattr(self._local, "depth", 0) > 0
 
     @contextmanager
     def transaction(self, *, exclusive: str | None = None) -> Iterator[None]:
         """Everything inside commits together or not at all; blocks of one thread nest into one. ``exclusive`` names a
-        lock that is held to the end against all other processes."""
+        lock that is held to the end against all other processes. (SQLite has one writer anyway.)"""
         if self.in_transaction:
             self._local.depth += 1
             try:
@@ -115,122 +177,84 @@ class Database:
             finally:
                 self._local.depth -= 1
             return
+        self._after_fork()
         if self.dialect == "sqlite":
             with self._writer:
-                yield from self._transact("BEGIN IMMEDIATE", None)
+                yield from self._transact(exclusive)
         else:
-            yield from self._transact("BEGIN", exclusive)
+            yield from self._transact(exclusive)
 
-    def _transact(self, begin: str, exclusive: str | None) -> Iterator[None]:
-        connection = self._connection()
-        self.execute(begin)
-        self._local.depth, self._local.spoiled = 1, False
+    def _transact(self, exclusive: str | None) -> Iterator[None]:
         try:
-            if exclusive is not None:
-                self.execute("SELECT pg_advisory_xact_lock(hashtext(?))", (exclusive,))
+            connection = self._begin(exclusive)
+        except Exception as error:
+            raise self.translated(error) from error
+        local = self._local
+        local.depth, local.spoiled = 1, False
+        try:
             yield
-            if self._local.spoiled:
+            if local.spoiled:
                 raise RuntimeError("a nested transaction failed and the outer one went on")
-            self.execute("COMMIT")
-        except BaseException:
-            if self.dialect == "sqlite":
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            elif not connection.closed:
-                connection.execute("ROLLBACK")
-            raise
+            connection.execute("COMMIT")
+        except BaseException as error:
+            self._undo(connection)
+            told = self.translated(error) if isinstance(error, Exception) else error
+            if told is error:
+                raise
+            raise told from error
         finally:
-            self._local.depth = 0
+            local.depth = 0
+
+    def _undo(self, connection: Any) -> None:
+        try:
+            if self._in_driver_transaction(connection):
+                connection.execute("ROLLBACK")
+        except Exception:  # noqa: BLE001 - what broke the transaction is told; a connection that cannot undo is dropped
+            self._drop(connection)
 
     # --- connections ---
 
     def _connection(self) -> Any:
+        """This thread's connection."""
+        self._after_fork()
         connection = getattr(self._local, "connection", None)
-        if connection is None or (self.dialect == "postgresql" and connection.closed):
-            connection = self._connect()
+        if connection is None or not self._usable(connection):
+            connection = self._opened()
             self._local.connection = connection
             with self._guard:
-                self._open.append(connection)
+                for thread, old in [pair for pair in self._open if not pair[0].is_alive()]:
+                    self._open.remove((thread, old))
+                    old.close()
+                self._open.append((threading.current_thread(), connection))
         return connection
 
-    def _connect_sqlite(self) -> Any:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + _BUSY_SECONDS
-        while True:
-            connection = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, timeout=_BUSY_SECONDS, cached_statements=512
-            )
-            try:
-                connection.execute("PRAGMA journal_mode = WAL")
-                break
-            except sqlite3.OperationalError as error:
-                # Two processes that turn an empty file to WAL at once: SQLite does not wait for this one.
-                connection.close()
-                if "lock" not in str(error) or time.monotonic() > deadline:
-                    raise Unavailable(
-                        f"cannot open {self._path.name}: {error}", hint="is another program holding it?"
-                    ) from error
-                time.sleep(0.02)
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-        # LIKE means what it means on PostgreSQL; ILIKE is written with lower().
-        connection.execute("PRAGMA case_sensitive_like = ON")
-        connection.execute("PRAGMA temp_store = MEMORY")
-        connection.execute("PRAGMA cache_size = -16000")
-        connection.execute("PRAGMA wal_autocheckpoint = 4000")
-        return connection
-
-    def _connect_postgresql(self) -> Any:
+    def _opened(self) -> Any:
         try:
-            import psycopg
-        except ImportError as error:
-            raise BadConfig("PostgreSQL needs its driver", hint="pip install 'holdfast[postgres]'") from error
-        try:
-            return psycopg.connect(self._dsn, autocommit=True, connect_timeout=10)
-        except psycopg.OperationalError as error:
-            raise Unavailable(
-                f"PostgreSQL cannot be reached: {str(error).splitlines()[0]}",
-                hint="is it running, and is runs.url right?",
-            ) from error
+            return self._connect()
+        except Exception as error:
+            raise self.translated(error) from error
 
-    def _translated(self, error: Exception) -> Exception:
-        text = str(error)
-        if isinstance(error, sqlite3.OperationalError) and (
-            "locked" in text or "disk is full" in text or "readonly" in text
-        ):
-            return Unavailable(
-                f"the run store cannot be written now: {text}", hint="free some room or wait, then try again"
-            )
-        if self.dialect == "postgresql":
-            import psycopg
+    def _drop(self, connection: Any) -> None:
+        connection.close()
+        if getattr(self._local, "connection", None) is connection:
+            self._local.connection = None
 
-            if isinstance(error, psycopg.OperationalError):
-                return Unavailable(
-                    f"PostgreSQL: {text.splitlines()[0] if text else 'connection lost'}", hint="try again"
-                )
-        return error
+    def _after_fork(self) -> None:
+        # A child that closed or used its parent's connections would drop the parent's locks; it leaves them be.
+        if self._pid != os.getpid():
+            self._abandoned.append((self._local, self._open))
+            self._start()
 
     def close(self) -> None:
-        """Close every thread's connection. Safe to call twice."""
+        """Close every thread's connection. Safe to call twice; a later call opens anew."""
+        self._after_fork()
         with self._guard:
-            for connection in self._open:
+            for _, connection in self._open:
                 connection.close()
             self._open.clear()
-        self._local = threading.local()
+            self._local = threading.local()
 
 
 def marks(count: int) -> str:
     """``?,?,?``"""
     return ",".join("?" * count)
-
-
-_translated_sql: dict[str, str] = {}
-
-
-def _percent(sql: str) -> str:
-    """``?`` to psycopg's ``%s``; statements hold neither sign otherwise."""
-    known = _translated_sql.get(sql)
-    if known is None:
-        known = sql.replace("?", "%s")
-        if len(_translated_sql) < 2000:
-            _translated_sql[sql] = known
-    return known

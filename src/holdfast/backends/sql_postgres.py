@@ -1,36 +1,33 @@
-"""PostgreSQL under the ledger: an advisory lock makes the chain a total order; commits wait for the disk.
+"""PostgreSQL: advisory locks where the order matters, commits that wait for the disk.
 
 Needs the extra ``holdfast[postgres]``.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-from holdfast.core.errors import BadConfig, Damaged, HoldfastError, OurTurn, Unavailable
+from holdfast.backends.sql_database import Database, Dialect
+from holdfast.core.errors import BadConfig, Damaged, OurTurn, Unavailable
 
-# One lock per schema: two ledgers in one database do not wait for each other.
-_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.holdfast ledger', 0))"
-_MIGRATION_LOCK = "SELECT pg_advisory_lock(hashtextextended(current_schema() || '.holdfast ledger migration', 0))"
+# One lock per schema: two stores in one database do not wait for each other.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || '.' || %s, 0))"
 _DURABLE = "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
-_KEPT = 8
 
 
-class PostgresDatabase:
-    """Connections to one PostgreSQL database, safe over threads and forks.
+class PostgresDatabase(Database):
+    """Connections to one PostgreSQL database.
 
     Args:
         url: a libpq URL, e.g. ``postgresql://holdfast@db.internal/holdfast``.
-        schema: the number of the newest schema, kept in the version table.
+        setting: the setting it came from, for errors.
     """
 
-    shared = True
+    dialect: Dialect = "postgresql"
+    poll_seconds = 0.1
 
-    def __init__(self, url: str, *, schema: int) -> None:
+    def __init__(self, url: str, *, setting: str) -> None:
+        super().__init__()
         try:
             import psycopg
         except ImportError:
@@ -39,172 +36,73 @@ class PostgresDatabase:
             ) from None
         self._psycopg = psycopg
         self._url = _libpq(url)
-        self.poll_seconds = 0.1
-        self._schema = schema
-        self._pid = os.getpid()
-        self._idle: list[Any] = []
-        self._writing = threading.local()
-        self._orphans: list[Any] = []
-        self._ensure()
-
-    # --- opening -------------------------------------------------------------------------------------------------
+        self._setting = setting
+        self._spelled: dict[str, str] = {}
 
     def _connect(self) -> Any:
-        with self._translated():
-            connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
-            connection.execute(_DURABLE)
-            return connection
+        connection = self._psycopg.connect(self._url, autocommit=True, connect_timeout=10)
+        connection.execute(_DURABLE)
+        return connection
 
-    def _version(self) -> int | None:
-        with self._connection() as connection:
-            found = connection.execute("SELECT to_regclass('ledger_version') IS NOT NULL").fetchone()[0]
-            if not found:
-                return None
-            row = connection.execute("SELECT version_num FROM ledger_version").fetchone()
-            return int(row[0]) if row else None
+    def _statement(self, sql: str) -> str:
+        # psycopg wants %s; statements hold neither sign otherwise.
+        known = self._spelled.get(sql)
+        if known is None:
+            known = sql.replace("?", "%s")
+            if len(self._spelled) < 2000:
+                self._spelled[sql] = known
+        return known
 
-    def _ensure(self) -> None:
-        version = self._version()
-        if version == self._schema:
-            return
-        if version is not None and version > self._schema:
-            raise BadConfig(
-                f"the ledger was written by a newer Holdfast (schema {version}, this one knows {self._schema})",
-                hint="upgrade this installation: pip install --upgrade holdfast",
-            )
-        with self._connection() as waiting:
-            # One process migrates; the others wait here, and then find nothing to do and load no schema tools.
-            try:
-                waiting.execute(_MIGRATION_LOCK)
-                if self._version() != self._schema:
-                    from holdfast.backends.ledger_schema import migrate
+    def _usable(self, connection: Any) -> bool:
+        return not connection.closed
 
-                    migrate("postgresql+psycopg", self._connect, begin=["BEGIN", _LOCK])
-            finally:
-                waiting.close()  # the lock is the session's
-
-    # --- use -----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _connection(self) -> Iterator[Any]:
-        """A connection for one use; given back only if it is still sound and idle."""
-        if self._pid != os.getpid():
-            self._orphans.append(self._idle)
-            self._idle, self._pid, self._writing = [], os.getpid(), threading.local()
-        connection = None
-        while connection is None and self._idle:
-            try:
-                connection = self._idle.pop()
-            except IndexError:
-                break
-            if connection.closed:
-                connection = None
-        connection = connection or self._connect()
-        try:
-            with self._translated():
-                yield connection
-        finally:
-            idle = not connection.closed and connection.info.transaction_status.name == "IDLE"
-            if idle and len(self._idle) < _KEPT:
-                self._idle.append(connection)
-            else:
-                connection.close()
-
-    @contextmanager
-    def write(self) -> Iterator[Any]:
-        """A serialised transaction, durable when the block ends; undone when it ends with an error."""
-        if getattr(self._writing, "open", False):
-            raise OurTurn("a ledger transaction was opened inside another", hint="use the transaction that is open")
-        with self._begun() as connection:
-            writing = self._writing
-            writing.open = True
-            try:
-                try:
-                    yield _Positional(connection)
-                except BaseException:
-                    self._undo(connection)
-                    raise
-                connection.execute("COMMIT")
-            finally:
-                writing.open = False
-
-    @contextmanager
-    def _begun(self) -> Iterator[Any]:
+    def _begin(self, exclusive: str | None) -> Any:
         # An idle connection may have died with the server; nothing has been done yet, so trying a new one is safe.
         for attempt in (1, 2, 3):
-            with self._connection() as connection:
-                try:
-                    connection.execute("BEGIN")
-                    connection.execute(_LOCK)
-                except self._psycopg.OperationalError:
-                    if attempt == 3 or not connection.closed:
-                        raise
-                    continue
-                yield connection
-                return
-
-    def _undo(self, connection: Any) -> None:
-        try:
-            connection.execute("ROLLBACK")
-        except self._psycopg.Error:
-            connection.close()
-
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query over what is committed."""
-        for attempt in (1, 2, 3):
-            with self._connection() as connection:
-                try:
-                    rows: list[tuple[Any, ...]] = connection.execute(_format(sql), parameters).fetchall()
-                except self._psycopg.OperationalError:
-                    if attempt == 3 or not connection.closed:
-                        raise
-                    continue
-                return rows
+            connection = self._connection()
+            try:
+                connection.execute("BEGIN")
+                if exclusive is not None:
+                    connection.execute(_LOCK, (exclusive,))
+            except self._psycopg.OperationalError:
+                if attempt == 3 or not connection.closed:
+                    self._undo(connection)
+                    raise
+            else:
+                return connection
         raise AssertionError("unreachable")
 
+    def _in_driver_transaction(self, connection: Any) -> bool:
+        return not connection.closed and connection.info.transaction_status.name != "IDLE"
+
+    def has_table(self, name: str) -> bool:
+        # Not to_regclass: it may answer from a cache of names filled before this transaction waited for its lock.
+        sql = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema() AND tablename = ?"
+        return self.execute(sql, (name,)).fetchone() is not None
+
     def ruler(self) -> tuple[str, int]:
-        """(which clock, microseconds): the server's clock, the one that all hosts share."""
-        return "server", int(self.read("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")[0][0])
+        """The server's clock, the one that all hosts share."""
+        sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        return "server", int(self.committed(sql)[0][0])
 
-    def close(self) -> None:
-        while self._idle and self._pid == os.getpid():
-            self._idle.pop().close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except self._psycopg.Error as error:
-            raise self._told(error) from error
-
-    def _told(self, error: Any) -> HoldfastError:
+    def translated(self, error: Exception) -> Exception:
+        psycopg = self._psycopg
+        if not isinstance(error, psycopg.Error):
+            return error
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(error, self._psycopg.errors.DataCorrupted | self._psycopg.errors.IndexCorrupted):
+        if isinstance(error, psycopg.errors.DataCorrupted | psycopg.errors.IndexCorrupted):
             return Damaged(f"PostgreSQL reports damage: {text}", hint="restore the database from a backup")
-        if isinstance(error, self._psycopg.errors.InsufficientPrivilege):
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return Unavailable(
-                f"PostgreSQL refuses: {text}", hint="grant the role of ledger.url the rights to create and write tables"
+                f"PostgreSQL refuses: {text}",
+                hint=f"grant the role of {self._setting} the rights to create and write tables",
             )
-        if isinstance(error, self._psycopg.OperationalError):
+        if isinstance(error, psycopg.OperationalError):
             return Unavailable(
                 f"PostgreSQL cannot be reached or stopped answering: {text}",
-                hint="check ledger.url and that the server runs; what was not acknowledged may or may not be there",
+                hint=f"check {self._setting} and that the server runs; what was not acknowledged may or may not be there",
             )
         return OurTurn(f"PostgreSQL: {text}")
-
-
-class _Positional:
-    """A connection that takes ``?`` for parameters, like SQLite's."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
-        return self._connection.execute(_format(sql), parameters)
-
-
-def _format(sql: str) -> str:
-    return sql.replace("?", "%s")
 
 
 def _libpq(url: str) -> str:

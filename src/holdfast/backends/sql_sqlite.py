@@ -1,6 +1,7 @@
-"""SQLite under the ledger: WAL, synchronous=FULL, one writer at a time, readers that never wait.
+"""SQLite: WAL, one writer at a time, readers that never wait.
 
-A commit has reached the disk when it returns. Files on network file systems are refused by SQLite's WAL, not by us.
+With "full" durability a commit has reached the disk when it returns. Files on network file systems are refused by SQLite's
+WAL, not by us.
 """
 
 from __future__ import annotations
@@ -9,182 +10,125 @@ import errno
 import os
 import sqlite3
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
-from holdfast.core.errors import BadConfig, Conflict, Damaged, HoldfastError, OurTurn, Unavailable
+from holdfast.backends.sql_database import Database, Dialect, Durability
+from holdfast.core.errors import BadConfig, Damaged, OurTurn, Unavailable
 
 BUSY_SECONDS = 60.0
-_KEPT_READERS = 8
 
 
-class SqliteDatabase:
-    """Connections to one SQLite file, safe over threads and forks.
+class SqliteDatabase(Database):
+    """Connections to one SQLite file, made with its folder at first use.
 
     Args:
-        path: the database file; its folder is made.
-        schema: the number of the newest schema, kept in ``PRAGMA user_version``.
+        path: the database file.
+        durability: "full" waits for the disk at each commit; "normal" leaves that to the next checkpoint.
     """
 
-    shared = False
+    dialect: Dialect = "sqlite"
+    poll_seconds = 0.02
 
-    def __init__(self, path: Path, *, schema: int) -> None:
+    def __init__(self, path: Path, *, durability: Durability) -> None:
+        super().__init__()
         self.path = path
-        self.poll_seconds = 0.02
-        self._schema = schema
-        self._pid = os.getpid()
-        self._writer: sqlite3.Connection | None = None
-        self._write_lock = threading.Lock()
-        self._writing_thread: int | None = None
-        self._readers: list[sqlite3.Connection] = []
-        self._orphans: list[Any] = []
-        with translated(path):
-            if self._version() != schema:
-                self._migrate()
-
-    # --- opening -------------------------------------------------------------------------------------------------
+        self._durability = durability
 
     def _connect(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=512
         )
-        connection.execute("PRAGMA synchronous=FULL")
-        if sys.platform == "darwin":
-            # fsync on macOS leaves the drive's cache alone; these do not.
-            connection.execute("PRAGMA fullfsync=1")
-            connection.execute("PRAGMA checkpoint_fullfsync=1")
+        try:
+            _retried(connection, "PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durability == 'full' else 'NORMAL'}")
+            if sys.platform == "darwin" and self._durability == "full":
+                # fsync on macOS leaves the drive's cache alone; these do not.
+                connection.execute("PRAGMA fullfsync = 1")
+                connection.execute("PRAGMA checkpoint_fullfsync = 1")
+            # LIKE means what it means on PostgreSQL; ILIKE is written with lower().
+            connection.execute("PRAGMA case_sensitive_like = ON")
+            connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute("PRAGMA cache_size = -16000")
+            connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
-    def _version(self) -> int | None:
-        if not self.path.exists():
-            return None
-        connection = self._connect()
-        try:
-            return int(connection.execute("PRAGMA user_version").fetchone()[0])
-        finally:
-            connection.close()
+    def _statement(self, sql: str) -> str:
+        return sql
 
-    def _migrate(self) -> None:
-        """Make or bring forward the store; one process does it while the others wait at the lock file."""
-        import fcntl
+    def _usable(self, connection: Any) -> bool:
+        return True
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.path.with_name(self.path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            version = self._version()
-            if version is not None and version > self._schema:
-                raise BadConfig(
-                    f"{self.path} was written by a newer Holdfast (schema {version}; this one knows {self._schema})",
-                    hint="upgrade this installation: pip install --upgrade holdfast",
-                )
-            if version == self._schema:
-                return
-            from holdfast.backends.ledger_schema import migrate
+    def _begin(self, exclusive: str | None) -> sqlite3.Connection:
+        connection: sqlite3.Connection = self._connection()
+        _retried(connection, "BEGIN IMMEDIATE")
+        return connection
 
-            connection = self._connect()
-            try:
-                connection.execute("PRAGMA journal_mode=WAL")
-            finally:
-                connection.close()
-            migrate("sqlite", self._connect, begin=["BEGIN IMMEDIATE"], finish=f"PRAGMA user_version={self._schema}")
-        finally:
-            os.close(lock)
+    def _in_driver_transaction(self, connection: sqlite3.Connection) -> bool:
+        return connection.in_transaction
 
-    def _after_fork(self) -> None:
-        # A child that closed or used its parent's connections would drop the parent's locks; it leaves them be.
-        if self._pid != os.getpid():
-            self._orphans.append((self._writer, self._readers))
-            self._writer, self._readers = None, []
-            self._write_lock, self._writing_thread = threading.Lock(), None
-            self._pid = os.getpid()
-
-    # --- use -----------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
-        """A serialised transaction, durable when the block ends; undone when it ends with an error."""
-        self._after_fork()
-        if self._writing_thread == threading.get_ident():
-            raise OurTurn("a ledger transaction was opened inside another", hint="use the transaction that is open")
-        with self._write_lock:
-            self._writing_thread = threading.get_ident()
-            try:
-                with translated(self.path):
-                    if self._writer is None:
-                        self._writer = self._connect()
-                    _begin(self._writer)
-                try:
-                    with translated(self.path):
-                        yield self._writer
-                except BaseException:
-                    self._undo()
-                    raise
-                with translated(self.path):
-                    try:
-                        self._writer.execute("COMMIT")
-                    except BaseException:
-                        self._undo()
-                        raise
-            finally:
-                self._writing_thread = None
-
-    def _undo(self) -> None:
-        writer = self._writer
-        if writer is None:
-            return
-        try:
-            if writer.in_transaction:
-                writer.execute("ROLLBACK")
-        except sqlite3.Error:
-            self._writer = None
-            writer.close()
-
-    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query over what is committed."""
-        self._after_fork()
-        with translated(self.path):
-            try:
-                connection = self._readers.pop()
-            except IndexError:
-                connection = self._connect()
-            try:
-                rows = connection.execute(sql, parameters).fetchall()
-            except BaseException:
-                connection.close()
-                raise
-            if len(self._readers) < _KEPT_READERS:
-                self._readers.append(connection)
-            else:
-                connection.close()
-            return rows
+    def has_table(self, name: str) -> bool:
+        sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self.execute(sql, (name,)).fetchone() is not None
 
     def ruler(self) -> tuple[str, int]:
-        """(which clock, microseconds): a clock that all processes here share and nobody can set back."""
+        """The time since this machine's boot, named by the boot."""
         return _boot_ruler()
 
-    def close(self) -> None:
-        self._after_fork()
-        with self._write_lock:
-            if self._writer is not None:
-                self._writer.close()
-                self._writer = None
-            while self._readers:
-                self._readers.pop().close()
+    def translated(self, error: Exception) -> Exception:
+        if not isinstance(error, sqlite3.Error):
+            return error
+        code = _code(error)
+        if code == sqlite3.SQLITE_FULL:
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return Unavailable(
+                f"the store {self.path} was locked by another process for more than {BUSY_SECONDS:.0f} s",
+                hint="find the process that holds it (`fuser` shows it), end it, and run again",
+            )
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
+            return Unavailable(
+                f"the store {self.path} cannot be opened for writing ({error})",
+                hint="check that its folder exists, is on a writable disk and belongs to you",
+            )
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return Damaged(f"the store {self.path} is not a sound database ({error})", hint="restore it from a backup")
+        if code == sqlite3.SQLITE_IOERR:
+            return Unavailable(
+                f"the disk refused a read or write of {self.path} ({error})", hint="check the disk, then run again"
+            )
+        if code == sqlite3.SQLITE_CONSTRAINT:
+            return OurTurn(f"the store {self.path} refused a row ({error})")
+        return OurTurn(f"the store {self.path}: {error}")
 
 
-def _begin(connection: sqlite3.Connection) -> None:
-    """Take the write lock. SQLite's own waiting is unfair under many writers, so the limit is on the whole."""
+def sqlite_path(url: str, setting: str) -> Path:
+    """The file of a ``sqlite:///…`` URL: three slashes relative to the current folder, four absolute.
+
+    Raises:
+        BadConfig: it names no file.
+    """
+    path = unquote(url.partition("://")[2])
+    if not path.startswith("/") or len(path) < 2:
+        raise BadConfig(f"{setting}: {url!r} names no file", hint="write it like sqlite:///.holdfast/store.db")
+    return Path(path[1:])
+
+
+def _retried(connection: sqlite3.Connection, statement: str) -> None:
+    """Run a statement that takes a lock. SQLite's own waiting is unfair under many writers, and it does not wait at all for
+    some of them (two processes that turn an empty file to WAL at once), so the limit is on the whole."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(statement)
         except sqlite3.OperationalError as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+            if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or time.monotonic() >= deadline:
                 raise
             time.sleep(0.005)
         else:
@@ -194,40 +138,6 @@ def _begin(connection: sqlite3.Connection) -> None:
 def _code(error: sqlite3.Error) -> int:
     """SQLite's primary result code."""
     return int(getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """SQLite's errors in Holdfast's words."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _told(error, path) from error
-
-
-def _told(error: sqlite3.Error, path: Path) -> HoldfastError | OSError:
-    code = _code(error)
-    if code in (sqlite3.SQLITE_FULL,):
-        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Conflict(
-            f"the store {path} was locked by another process for more than {BUSY_SECONDS:.0f} s",
-            hint="find the process that holds it (`fuser` shows it), end it, and run again",
-        )
-    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH):
-        return Unavailable(
-            f"the store {path} cannot be opened for writing ({error})",
-            hint="check that its folder exists, is on a writable disk and belongs to you",
-        )
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return Damaged(f"the store {path} is not a sound database ({error})", hint="restore it from a backup")
-    if code == sqlite3.SQLITE_IOERR:
-        return Unavailable(
-            f"the disk refused a read or write of {path} ({error})", hint="check the disk, then run again"
-        )
-    if code == sqlite3.SQLITE_CONSTRAINT:
-        return OurTurn(f"the store {path} refused a row ({error})")
-    return OurTurn(f"the store {path}: {error}")
 
 
 def _boot_ruler() -> tuple[str, int]:

@@ -57,6 +57,23 @@ def newcombe(hits_a: int, n_a: int, hits_b: int, n_b: int, *, confidence: float 
     return a - b - math.hypot(a - la, ub - b), a - b + math.hypot(ua - a, b - lb)
 
 
+def ratio(hits_a: int, n_a: int, hits_b: int, n_b: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """p_a / p_b of independent samples, from the two Wilson intervals (MOVER-R, Donner & Zou 2012). Where b may be
+    nothing there is no upper bound."""
+    if n_a <= 0 or n_b <= 0:
+        return 0.0, math.inf
+    a, b = hits_a / n_a, hits_b / n_b
+    la, ua = wilson(hits_a, n_a, confidence=confidence)
+    lb, ub = wilson(hits_b, n_b, confidence=confidence)
+    low = (a * b - math.sqrt(max((a * b) ** 2 - la * ub * (2 * a - la) * (2 * b - ub), 0.0))) / (
+        ub * (2 * b - ub) or math.inf
+    )
+    below = lb * (2 * b - lb)
+    if below <= 0:
+        return max(low, 0.0), math.inf
+    return max(low, 0.0), (a * b + math.sqrt(max((a * b) ** 2 - ua * lb * (2 * a - ua) * (2 * b - lb), 0.0))) / below
+
+
 def paired_proportions(only_a: int, only_b: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
     """p_a − p_b on the same n rows, from the rows only one got right (Bonett & Price 2012: one row added to each)."""
     if n <= 0:
@@ -122,7 +139,7 @@ def metric(name: str, y: Any, score: Any, *, threshold: float = 0.5, confidence:
         low, high = _bounded(figure, half, effective_rows(name, y), confidence)
         return Estimate(figure, low, high, n, "DeLong, logit scale" if name == "roc_auc" else "influence, logit scale")
     low = figure - half
-    if definition.name in ("log_loss", "brier", "mae", "mse", "rmse"):
+    if definition.name in ("log_loss", "brier", "mae", "mse", "rmse", "mape", "wape", "median_error"):
         low = max(low, 0.0)
     return Estimate(figure, low, figure + half, n, "influence")
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from holdfast.core.errors import NotFound
+from holdfast.core.errors import BadInput, NotFound
 
 Array = Any
 Kind = Literal["proportion", "class", "score", "value"]
@@ -72,6 +72,18 @@ def counts(name: str, y: Array, score: Array, *, threshold: float = 0.5) -> tupl
         return None
     hit, base = metric.cells(np.asarray(y), np.asarray(score, dtype=np.float64), threshold)
     return int(np.count_nonzero(hit & base)), int(np.count_nonzero(base))
+
+
+def rate_cells(name: str, y: Array, score: Array, *, threshold: float = 0.5) -> tuple[Array, Array]:
+    """(hit, base) masks (n,) of a metric that is a proportion of rows.
+
+    Raises:
+        BadInput: it is none.
+    """
+    metric = get(name)
+    if metric.cells is None:
+        raise BadInput(f"{name} is no proportion of rows", hint="use accuracy, recall, selection_rate …")
+    return metric.cells(np.asarray(y), np.asarray(score, dtype=np.float64), threshold)
 
 
 def confusion(y: Array, score: Array, *, threshold: float = 0.5) -> dict[str, int]:
@@ -242,8 +254,80 @@ def _r2(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
     return 1 - ratio, -(residual - ratio * spread) / total
 
 
+def _wape(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
+    """Σ|error| / Σ|truth|: a ratio of means."""
+    error, size = np.abs(score - y), np.abs(y.astype(np.float64))
+    total = float(size.mean()) if len(y) else 0.0
+    if not total:
+        return float("nan"), np.full(len(y), np.nan)
+    figure = float(error.mean()) / total
+    return figure, (error - figure * size) / total
+
+
+def _median_error(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
+    """The median's influence is ± 1 / (2 density); the density from the spacing of order statistics (Siddiqui 1960),
+    about as wide as the distribution-free interval."""
+    error = np.abs(score - y)
+    n = len(error)
+    if not n:
+        return float("nan"), np.empty(0)
+    figure = float(np.median(error))
+    h = min(1 / np.sqrt(n), 0.5)
+    low, high = np.quantile(error, [0.5 - h, 0.5 + h])
+    effect = np.where(error > figure, 0.5, np.where(error < figure, -0.5, 0.0)) * (high - low) / (2 * h)
+    return figure, effect - effect.mean()
+
+
+def _explained_variance(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
+    y = y.astype(np.float64)
+    residual = y - score
+    left, spread = (residual - residual.mean()) ** 2, (y - y.mean()) ** 2
+    total = float(spread.mean()) if len(y) else 0.0
+    if not total:
+        return float("nan"), np.full(len(y), np.nan)
+    ratio = float(left.mean()) / total
+    return 1 - ratio, -(left - ratio * spread) / total
+
+
+def _mcc_of(p: Array) -> float:
+    """Matthews' correlation from the shares of (true negative, false positive, false negative, true positive)."""
+    tn, fp, fn, tp = p
+    under = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return float((tp * tn - fp * fn) / np.sqrt(under)) if under > 0 else float("nan")
+
+
+def _kappa_of(p: Array) -> float:
+    """Cohen's kappa from the same shares."""
+    tn, fp, fn, tp = p
+    chance = (tp + fp) * (tp + fn) + (tn + fp) * (tn + fn)
+    return float((tp + tn - chance) / (1 - chance)) if chance < 1 else float("nan")
+
+
+def _of_cells(function: Callable[[Array], float]) -> Callable[[Array, Array, float], tuple[float, Array]]:
+    """A smooth function of the four cells of the confusion; its influence by central differences."""
+
+    def parts(y: Array, score: Array, threshold: float) -> tuple[float, Array]:
+        cell = (y == 1).astype(np.int64) * 2 + (score >= threshold)
+        shares = np.bincount(cell, minlength=4) / max(len(y), 1)
+        figure = function(shares)
+        if not np.isfinite(figure):
+            return float("nan"), np.full(len(y), np.nan)
+        step = 1e-6
+        nudge = np.eye(4) * step
+        slope = np.array([(function(shares + d) - function(np.maximum(shares - d, 0))) / (2 * step) for d in nudge])
+        slope = np.where(shares > 0, slope, 0.0)
+        return figure, slope[cell] - float(slope @ shares)
+
+    return parts
+
+
 def _bias(y: Array, score: Array) -> Array:
     return score - y
+
+
+def _relative(y: Array, score: Array) -> Array:
+    """|error| / |truth|, a truth of 0 counting as the smallest number there is, as in scikit-learn."""
+    return np.abs(score - y) / np.maximum(np.abs(y), np.finfo(np.float64).eps)
 
 
 _BOTH = ("binary", "multiclass")
@@ -270,6 +354,12 @@ METRICS: dict[str, Metric] = {
         Metric("rmse", "value", False, _mean_of(lambda y, s: (s - y) ** 2, root=True), tasks=("regression",)),
         Metric("mean_error", "value", False, _mean_of(_bias), tasks=("regression", "binary")),
         Metric("r2", "value", True, _r2, tasks=("regression",)),
+        Metric("mape", "value", False, _mean_of(_relative), tasks=("regression",)),
+        Metric("wape", "value", False, _wape, tasks=("regression",)),
+        Metric("median_error", "value", False, _median_error, tasks=("regression",)),
+        Metric("explained_variance", "value", True, _explained_variance, tasks=("regression",)),
+        Metric("mcc", "class", True, _of_cells(_mcc_of)),
+        Metric("kappa", "class", True, _of_cells(_kappa_of)),
     )
 }
 ALIASES = {"auc": "roc_auc", "pr_auc": "average_precision", "brier_score": "brier", "tpr": "recall",

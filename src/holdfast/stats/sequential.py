@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 from holdfast.core.errors import BadInput
 
@@ -44,6 +44,25 @@ class Arm:
         mean = total / n
         return cls(n, mean, max(0.0, (squares - n * mean * mean) / (n - 1)))
 
+    @classmethod
+    def grouped(cls, totals: Any, counts: Any) -> Arm:
+        """An arm whose rows come in groups (all rows of one key), from each group's sum and number of rows, both (n,).
+
+        Keys are what was assigned, so they are the sample: rows of one key resemble each other. The mean is that of
+        the rows; its variance is that of the ratio sum / count, linearised (the delta method, as Deng et al. 2018, KDD).
+        """
+        n = len(totals)
+        rows = float(counts.sum()) if n else 0.0
+        if not rows:
+            return cls(n, math.nan, math.nan)
+        mean = float(totals.sum()) / rows
+        if n < 2:
+            return cls(n, mean, math.nan)
+        if counts.max() == 1 and float(((totals == 0) | (totals == 1)).mean()) == 1.0:
+            return cls.proportion(int(totals.sum()), n)
+        around = (totals - mean * counts) * (n / rows)
+        return cls(n, mean, float((around * around).sum()) / (n - 1))
+
 
 @dataclass(frozen=True)
 class Look:
@@ -71,8 +90,7 @@ def look(
 
     Args:
         effect: the smallest difference that matters, > 0; the interval is narrowest around the sample planned for it,
-        and a
-            test ends as "no relevant difference" when the whole interval lies within it.
+            and a test ends as "no relevant difference" when the whole interval lies within it.
         best_p: the smallest p of the looks before (p only ever falls).
 
     Raises:
@@ -112,6 +130,28 @@ def tightest(effect: float, alpha: float) -> float:
     for _ in range(100):
         x = math.log(1 + x) - 2 * math.log(alpha)
     return x / planned
+
+
+def mismatch(n_control: int, n_treatment: int, share: float, *, strength: float = 100.0) -> float:
+    """The always-valid p-value of the assignment: how odd these counts are if a key meets the treatment with
+    probability ``share``. A small one means that the arms were not filled by the assignment, and nothing else holds.
+
+    The mixture is a beta prior of ``strength`` pseudo-counts around ``share`` (Lindon and Malek 2022, NeurIPS).
+    """
+    if not 0 < share < 1:
+        return 1.0
+    a, b = strength * share, strength * (1 - share)
+    log_m = (
+        _log_beta(a + n_treatment, b + n_control)
+        - _log_beta(a, b)
+        - n_treatment * math.log(share)
+        - n_control * math.log1p(-share)
+    )
+    return min(1.0, math.exp(-log_m)) if log_m > 0 else 1.0
+
+
+def _log_beta(a: float, b: float) -> float:
+    return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
 def plan_proportions(
