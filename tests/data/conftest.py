@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
+from tests.peers import environments
 
 from holdfast.data import repository
 from holdfast.data.repository import Repository
@@ -48,3 +50,24 @@ def content(folder: Path) -> dict[str, bytes]:
     """Every file's bytes, without what is only remembered to save time (``.dvc/tmp``)."""
     found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     return {name: data for name, data in found.items() if ".dvc/tmp/" not in name}
+
+
+@pytest.fixture(scope="session")
+def dvc(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A dvc of its own, made once and used again."""
+    binary = environments.python_of("dvc").with_name("dvc")
+    os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc-site"))
+    return str(binary)
+
+
+def run(dvc: str, repo: Repository, *arguments: str) -> str:
+    environment = {**os.environ, **GIT, "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        [dvc, *arguments], cwd=repo.root, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def clean(dvc: str, repo: Repository) -> None:
+    assert json.loads(run(dvc, repo, "status", "--json")) == {}

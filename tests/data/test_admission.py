@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandera.polars as pa
 import polars as pl
 import pytest
 
 from holdfast.backends.ledger_sql import SqlLedger
 from holdfast.core.errors import BadData
 from holdfast.core.identity import DAY
-from holdfast.data import quality, snapshot, status
+from holdfast.core.records import Finding
+from holdfast.data import declared, quality, snapshot, status
 
 START = 1_356_998_400_000_000
 
@@ -173,3 +175,66 @@ def test_pointer_names_exactly_what_was_admitted(deliveries: Deliveries) -> None
     assert pointer.read_text() == before
     (deliveries.folder / "03.parquet").unlink()
     assert snapshot.take(deliveries.folder).md5 in before
+
+
+def test_a_key_of_an_earlier_file_is_kept_out(deliveries: Deliveries) -> None:
+    again = month(3).with_columns(
+        id=pl.when(pl.int_range(pl.len()) < 4).then(1_000_000 + pl.int_range(pl.len())).otherwise("id")
+    )
+    deliveries.put("03.parquet", again)
+    with pytest.raises(BadData, match="4 values of 'id' are in files that were let in before"):
+        deliveries.admit()
+    (aside,) = quality.state(deliveries.ledger, "flights").quarantined
+    (found,) = [f for f in aside.findings if f.blocking]
+    assert (found.check, found.count) == ("unique", 4)
+    assert {e["id"] for e in found.examples} <= set(range(1_000_000, 1_000_004))
+    # Also when the earlier file's bytes are only in the cache any more.
+    (deliveries.folder / "01.parquet").write_bytes(b"overwritten")
+    with pytest.raises(BadData, match="cannot be read"):
+        deliveries.admit()
+    deliveries.put("03.parquet", again.with_columns(pl.col("distance") + 1))
+    with pytest.raises(BadData, match="let in before"):
+        deliveries.admit()
+    assert quality.current(deliveries.ledger, "flights") is not None
+
+
+def test_a_key_over_files_of_two_shapes_in_one_delivery(deliveries: Deliveries) -> None:
+    deliveries.put("03.parquet", month(3))
+    deliveries.put("04.parquet", month(3).with_columns(extra=pl.lit(1)))
+    with pytest.raises(BadData, match="3000 of 6000 values of 'id' repeat"):
+        deliveries.admit()
+
+
+def test_freshness_is_held_against_the_deliveries_before(deliveries: Deliveries) -> None:
+    told: list[list[Finding]] = []
+
+    def admit(number: int, day: int) -> list[str]:
+        deliveries.put(
+            f"{len(deliveries.names()) + 1:02d}.parquet", month(number).with_columns(id=pl.col("id") + day * 10_000_000)
+        )
+        quality.admit(
+            deliveries.root, deliveries.ledger, "flights", Path("data/flights"), at=START + day * DAY, actor="t", tell=told.append
+        )  # fmt: skip
+        return [
+            f.message for f in told[-1] if f.check == "freshness" and "before" in f.message and "now" not in f.message
+        ]
+
+    assert admit(3, 122) == admit(4, 152) == admit(5, 182) == []
+    assert ["no newer than" in m for m in admit(2, 183)] == [True]
+    assert admit(6, 212) == []
+    assert ["days old on arrival" in m for m in admit(7, 280)] == [True]
+
+
+def test_own_schema_with_keys_over_all_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(declared, "BATCH", 100)
+    table = pl.DataFrame({"a": range(500), "b": [i % 250 for i in range(500)], "c": [i // 250 for i in range(500)]})
+    table.write_parquet(tmp_path / "t.parquet")
+    good = pa.DataFrameSchema({"a": pa.Column(pl.Int64), "b": pa.Column(pl.Int64)}, unique=["b", "c"])
+    assert quality.check(tmp_path / "t.parquet", good) == []
+    bad = pa.DataFrameSchema({"b": pa.Column(pl.Int64, unique=True)}, unique=["b", "d"])
+    assert [(f.column, f.count) for f in quality.check(tmp_path / "t.parquet", bad) if "repeat" in f.message] == [
+        ("b", 250)
+    ]
+    table.with_columns(c=pl.lit(0)).write_parquet(tmp_path / "t.parquet")
+    (found,) = quality.check(tmp_path / "t.parquet", good)
+    assert (found.count, found.blocking, len(found.examples)) == (250, True, 3)

@@ -57,3 +57,73 @@ def test_pull_errors_name_the_mend_and_no_password(tmp_path: Path) -> None:
     with pytest.raises(BadDefinition) as caught:
         collect.pull(tmp_path, Source("s", url="nosuch://u:hunter2@h/db", query="SELECT 1"))
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_pattern_is_gathered_pinned_and_follows_its_files(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    for at, name in enumerate(("x/01.parquet", "x/02.parquet", "y/01.parquet", "y/note.txt")):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({"a": [at, at + 10]}).write_parquet(raw / name)
+    source = Source("days", "raw/*/*.parquet")
+    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
+
+    def version(at: int) -> tuple[int | None, str]:
+        folder = collect.pull(tmp_path, source)
+        made = quality.admit(
+            tmp_path, ledger, "days", collect.place_of(tmp_path, source), at=at, actor="t", source=source
+        )
+        assert {str(p.relative_to(folder)) for p in folder.rglob("*.parquet")} == {
+            str(p.relative_to(raw)) for p in raw.rglob("*.parquet")
+        }
+        return made.rows, made.sha256
+
+    first = version(1)
+    assert first[0] == 6 and version(2) == first
+    inode = (tmp_path / "data/days/x/01.parquet").stat().st_ino
+    pl.DataFrame({"a": [3, 4]}).write_parquet(raw / "y" / "01.parquet")
+    second = version(3)
+    assert second[0] == 6 and second[1] != first[1]
+    assert (tmp_path / "data/days/x/01.parquet").stat().st_ino == inode
+    (raw / "x" / "02.parquet").unlink()
+    assert version(4)[0] == 4
+    # A pattern that reaches into its own folder does not feed on itself.
+    assert len(collect.files(tmp_path, Source("days", "**/*.parquet"))) == 2
+
+
+def test_objects_below_a_prefix_are_pulled_once_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        for key, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():  # fmt: skip
+            monkeypatch.setenv(key, value)
+        bucket = boto3.resource("s3").create_bucket(Bucket="bucket")
+        for key in ("d/2024/a.csv", "d/2024/b.csv", "d/2025/a.csv", "d/2025/readme.md", "other/a.csv"):
+            bucket.put_object(Key=key, Body=b"x\n1\n")
+        source = Source("days", url="s3://bucket", query="d/")
+        folder = collect.pull(tmp_path, source)
+        assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*.*")) == [
+            "2024/a.csv",
+            "2024/b.csv",
+            "2025/a.csv",
+        ]
+        before = {p: p.stat().st_ino for p in folder.rglob("*.csv")}
+        bucket.put_object(Key="d/2024/a.csv", Body=b"x\n2\n")
+        bucket.Object("d/2025/a.csv").delete()
+        collect.pull(tmp_path, source)
+        after = {p: p.stat().st_ino for p in folder.rglob("*.csv")}
+        assert (folder / "2024/a.csv").read_bytes() == b"x\n2\n"
+        assert after.keys() == before.keys() - {folder / "2025/a.csv"}
+        assert after[folder / "2024/b.csv"] == before[folder / "2024/b.csv"]
+        some = collect.pull(tmp_path, Source("some", url="s3://bucket", query="d/*/b.csv"))
+        assert [p.name for p in some.rglob("*.csv")] == ["b.csv"]
+        with pytest.raises(NotFound, match="no parquet or CSV object matches 'none/'"):
+            collect.pull(tmp_path, Source("none", url="s3://bucket", query="none/"))
+        with pytest.raises((Unavailable, NotFound)):
+            collect.pull(tmp_path, Source("gone", url="s3://nobucket", query="d/"))
+    finally:
+        server.stop()

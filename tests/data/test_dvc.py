@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.data.conftest import GIT, content, fill
-from tests.peers import environments
+from tests.data.conftest import clean, content, fill, run
 
 from holdfast.data import cache as caches
 from holdfast.data import pointers, repository, repro, snapshot, stages, status, transfer
@@ -19,7 +16,6 @@ from holdfast.data.repository import Repository
 
 pytestmark = pytest.mark.peer
 
-ROOT = Path(__file__).parents[2]
 NAMES = [
     "a",
     "B",
@@ -42,31 +38,10 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def dvc(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A dvc of its own, made once and used again."""
-    binary = environments.python_of("dvc").with_name("dvc")
-    os.environ["DVC_SITE_CACHE_DIR"] = str(tmp_path_factory.mktemp("dvc-site"))
-    return str(binary)
-
-
-def run(dvc: str, repo: Repository, *arguments: str) -> str:
-    environment = {**os.environ, **GIT, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(
-        [dvc, *arguments], cwd=repo.root, capture_output=True, text=True, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def generate(seed: int) -> dict[str, bytes]:
     rng = random.Random(seed)
     chosen = rng.sample(NAMES, 8)
     return {name: rng.randbytes(rng.choice([0, 1, 100, 5000])) for name in chosen}
-
-
-def clean(dvc: str, repo: Repository) -> None:
-    assert json.loads(run(dvc, repo, "status", "--json")) == {}
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.soak) for s in range(2, 30))])

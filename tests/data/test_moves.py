@@ -198,3 +198,15 @@ def test_missing_everywhere_says_so(repo: Repository) -> None:
 def test_lock_held_by_another_is_a_clear_refusal(repo: Repository) -> None:
     with repo.lock(), pytest.raises(HoldfastError, match=f"locked by process {os.getpid()}"), repo.lock(wait=0.1):
         pass
+
+
+def test_a_version_has_both_names_after_a_checkout_too(repo: Repository) -> None:
+    fill(repo.root / "d", {f"{i}": bytes([i]) for i in range(5)})
+    added = snapshot.add(repo.root, Path("d"))
+    shutil.rmtree(repo.root / "d")
+    shutil.rmtree(repo.state)
+    checkout.checkout(repo)
+    assert snapshot.identify(repo.root / "d").sha256 == added.sha256
+    (repo.root / "d" / "1").touch()
+    again = snapshot.identify(repo.root / "d")
+    assert (again.md5, again.sha256) == (added.md5, added.sha256)

@@ -10,18 +10,22 @@ import fcntl
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.core.errors import BadConfig, Damaged, NotFound
+from holdfast.core.files import sync_all, sync_folder
 from holdfast.data import hashing, manifest
 from holdfast.data.hashing import Digest
 from holdfast.data.repository import Repository
 from holdfast.data.tree import signature
 
 READ_ONLY = 0o444
+TOGETHER = 4096
+"""Objects that wait for one sync; what a kill can cost is so many temporary files."""
 _FICLONE = 0x40049409
 _COUNTER = itertools.count()
 _CANNOT_LINK = frozenset(
@@ -34,7 +38,12 @@ class Cache:
     """A DVC cache folder (or a local remote, which has the same layout)."""
 
     root: Path
+    scratch: str | None = None
+    """Where files that go to the workspace are made: a killed process must not leave its own files among the user's data."""
     _made: set[str] = field(default_factory=set)
+    _near: dict[str, bool] = field(default_factory=dict)
+    _waiting: list[tuple[str, str]] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def path(self, md5: str, *, legacy: bool = False) -> str:
         """Where an object lies. ``legacy`` is DVC 2.x's place."""
@@ -64,6 +73,14 @@ class Cache:
         for prefix in sorted(_names(base)):
             if len(prefix) == 2:
                 out += [prefix + rest for rest in sorted(_names(base / prefix)) if len(rest) in (30, 34)]
+        return out
+
+    def all_legacy(self) -> list[str]:
+        """The names of all objects that DVC 2.x put here, in order."""
+        out = []
+        for prefix in sorted(_names(self.root)):
+            if len(prefix) == 2 and all(c in "0123456789abcdef" for c in prefix):
+                out += [prefix + rest for rest in sorted(_names(self.root / prefix)) if len(rest) in (30, 34)]
         return out
 
     def read(self, md5: str, *, legacy: bool = False) -> bytes:
@@ -104,17 +121,77 @@ class Cache:
         self._folder(folder)
         return f"{folder}/{os.getpid()}-{next(_COUNTER)}"
 
+    def aside(self, target: str) -> str:
+        """A fresh name from which a rename to ``target`` is one step: on its file system, outside of it where that can be."""
+        folder = os.path.dirname(target)
+        if self.scratch is not None:
+            self._folder(self.scratch)
+            near = self._near.get(folder)
+            if near is None:
+                near = self._near[folder] = os.stat(folder).st_dev == os.stat(self.scratch).st_dev
+            if near:
+                return f"{self.scratch}/{os.getpid()}-{next(_COUNTER)}"
+        return f"{folder}/.hf-{os.getpid()}-{next(_COUNTER)}.tmp"
+
+    def sweep_aside(self) -> None:
+        """Remove what killed processes left; the caller holds the repository's lock."""
+        if self.scratch is not None:
+            for name in _names(Path(self.scratch)):
+                if not _alive(name.split("-")[0]):
+                    with suppress(OSError):
+                        os.unlink(f"{self.scratch}/{name}")
+
     def _folder(self, folder: str) -> None:
         if folder not in self._made:
             os.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
-    def place(self, temporary: str, md5: str, *, legacy: bool = False) -> None:
-        """Give a complete, verified file its final name."""
+    def place(self, temporary: str, md5: str, *, legacy: bool = False, at_once: bool = False) -> None:
+        """Give a complete, verified file its final name, once its bytes are on the disk: after a power cut a name never
+        stands for fewer bytes. Inside ``settling`` that waits for the others, unless it is needed ``at_once``."""
         final = self.path(md5, legacy=legacy)
-        self._folder(os.path.dirname(final))
         os.chmod(temporary, READ_ONLY)
+        waiting = self._waiting
+        if waiting is not None and not at_once:
+            with self._lock:
+                waiting.append((temporary, final))
+                if len(waiting) >= TOGETHER:
+                    self._settle(waiting)
+            return
+        sync_all([temporary], str(self.root))
+        self._folder(os.path.dirname(final))
         os.rename(temporary, final)
+        sync_folder(Path(final).parent)
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Objects placed inside get their names together, and are durable when the block ends: one sync for thousands of
+        files. What was complete before an error gets its name too, so that running again goes on from there."""
+        if self._waiting is not None:
+            yield
+            return
+        self._waiting = []
+        try:
+            yield
+        finally:
+            waiting, self._waiting = self._waiting, None
+            self._settle(waiting)
+
+    def settle(self) -> None:
+        """Give what waits its name now."""
+        with self._lock:
+            self._settle(self._waiting or [])
+
+    def _settle(self, waiting: list[tuple[str, str]]) -> None:
+        if not waiting:
+            return
+        sync_all([temporary for temporary, _ in waiting], str(self.root))
+        for temporary, final in waiting:
+            self._folder(os.path.dirname(final))
+            os.rename(temporary, final)
+        # The names as well: what points at them is written next.
+        sync_all([final for _, final in waiting], str(self.root))
+        waiting.clear()
 
     def put(self, data: bytes, md5: str, *, legacy: bool = False) -> None:
         """Store bytes under their name; nothing if they are there."""
@@ -193,7 +270,7 @@ class Cache:
             if (now.st_size, now.st_mtime_ns) != digest.stat[:2]:
                 os.unlink(temporary)
                 return None
-            self.place(temporary, digest.md5)
+            self.place(temporary, digest.md5, at_once=True)
         if kind == "symlink" or not os.path.samefile(path, final):
             self.link_into(final, path, (kind, "copy"))
         status = os.stat(path)
@@ -207,7 +284,7 @@ class Cache:
         Raises:
             BadConfig: none of the configured ways works between these two places.
         """
-        temporary = f"{os.path.dirname(target)}/.hf-{os.getpid()}-{next(_COUNTER)}.tmp"
+        temporary = self.aside(target)
         for kind in links:
             try:
                 made = self._link(kind, source, temporary, executable)
@@ -249,6 +326,16 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OverflowError, PermissionError):
+        return True
+    return True
 
 
 _NO_CLONE: set[int] = set()
@@ -294,4 +381,4 @@ def _copy(source: str, target_fd: int) -> None:
 
 def of(repo: Repository) -> Cache:
     """The cache of a repository."""
-    return Cache(repo.cache)
+    return Cache(repo.cache, f"{repo.state}/placing")

@@ -10,15 +10,18 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.core.errors import Conflict, Damaged, NotFound
-from holdfast.core.ports import Progress
 from holdfast.data import cache as caches
-from holdfast.data import hashing, legacy, snapshot, state, status
+from holdfast.data import hashing, snapshot, state, status
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.repository import Repository
 from holdfast.data.tree import signature
+
+if TYPE_CHECKING:
+    from holdfast.core.ports import Progress
 
 UNKNOWN = bytes(32)
 
@@ -77,10 +80,21 @@ def place_outs(
     cache = caches.of(repo)
     plans = [_plan(repo, cache, out, targets, relink) for out in outs if out.md5 and out.cache]
     _check(cache, plans, force)
+    cache.sweep_aside()
     done = Done()
     for plan in plans:
         _apply(repo, cache, plan, done, progress)
     return done
+
+
+def check_outs(repo: Repository, outs: Sequence[Out], *, force: bool = False) -> None:
+    """Whether ``place_outs`` would go through, without touching anything.
+
+    Raises:
+        Conflict, NotFound: as ``checkout``.
+    """
+    cache = caches.of(repo)
+    _check(cache, [_plan(repo, cache, out, (), False) for out in outs if out.md5 and out.cache], force)
 
 
 def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], relink: bool) -> _Plan:
@@ -102,8 +116,12 @@ def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], rel
         ) from None
     if taken is not None:
         now = taken.members if taken.is_folder == out.is_folder else {}
+    elif exists and out.legacy and out.place.is_dir() == out.is_folder:
+        from holdfast.data import legacy
+
+        now = legacy.compare(repo, out)[1]
     else:
-        now = legacy.compare(repo, out)[1] if exists and out.legacy and out.place.is_dir() == out.is_folder else {}
+        now = {}
     put = [(path, md5) for path, md5 in wanted.items() if relink or now.get(path) != md5]
     remove = [path for path in now if path not in wanted]
     if chosen is not None:
@@ -118,16 +136,22 @@ def below(out: Out, targets: Sequence[Path]) -> Callable[[str], bool] | None:
     Raises:
         NotFound: a target inside the folder is no member (checked when nothing matches).
     """
+    inner = inner_names(out, targets)
+    if not inner:
+        return None
+    return lambda path: any(path == name or path.startswith(name + "/") for name in inner)
+
+
+def inner_names(out: Out, targets: Sequence[Path]) -> list[str]:
+    """Paths below a folder that targets name; none when the whole folder is meant."""
     inner = []
     for target in targets:
         place = Path(os.path.abspath(target))
         if out.place.is_relative_to(place) or place.suffix == ".dvc":
-            return None
+            return []
         if place.is_relative_to(out.place):
             inner.append(os.path.relpath(place, out.place))
-    if not inner:
-        return None
-    return lambda path: any(path == name or path.startswith(name + "/") for name in inner)
+    return inner
 
 
 def _check(cache: Cache, plans: list[_Plan], force: bool) -> None:
@@ -223,15 +247,14 @@ def place(
                 f"object {md5} has other bytes than its name says", hint="mend it with `holdfast data scrub --repair`"
             )
         sha256 = hashlib.sha256(data).digest()
-        _write_over(target, data, executable)
+        _write_over(cache.aside(target), target, data, executable)
     else:
         cache.link_into(source, target, links, executable=executable)
     return signature(os.stat(target)), sha256
 
 
-def _write_over(target: str, data: bytes, executable: bool) -> None:
+def _write_over(temporary: str, target: str, data: bytes, executable: bool) -> None:
     """Replace a workspace file in one step; where nothing is there, a half written file is only ever a temporary one."""
-    temporary = f"{os.path.dirname(target)}/.hf-{os.getpid()}-{next(caches._COUNTER)}.tmp"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         hashing.write_all(fd, data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ import msgspec
 from holdfast.core.errors import BadData
 from holdfast.core.identity import duration_us
 from holdfast.core.records import Finding
-from holdfast.data import tables
+from holdfast.data import suspects, tables
+from holdfast.data.examples import EXAMPLES, examples
 from holdfast.data.schema import Column, TableSchema, bounds_sql, when
 from holdfast.data.tables import Table, literal, quote
 
-EXAMPLES = 3
-SHOWN_COLUMNS = 12
 EXACT_DUPLICATES = 2_000_000
 _CASTS = {
     "int": "BIGINT",
@@ -64,13 +62,21 @@ def run(
     history: Sequence[int] = (),
     at: int | None = None,
     base: Path | None = None,
+    beside: Sequence[Table] = (),
 ) -> Checked:
-    """Check table files against a schema. ``history`` are the row counts of earlier deliveries, ``at`` the instant (µs)
-    freshness is judged at."""
+    """Check table files against a schema.
+
+    Args:
+        history: row counts of earlier deliveries.
+        at: the instant (µs) freshness is judged at.
+        base: the folder that messages name files below.
+        beside: files that were let in before and stay: what must be unique is so over them too.
+    """
     findings: list[Finding] = []
     newest: list[int] = []
     oldest: list[int] = []
     rows: dict[Path, int] = {}
+    keys: list[tuple[list[Table], str]] = []
     with tables.connect() as connection:
         groups: dict[tuple[tuple[str, str], ...], list[Table]] = {}
         for file in files:
@@ -86,6 +92,7 @@ def run(
                 counted = tables.rows_of(connection, group)
                 rows |= counted
                 span = _values(connection, group, schema, sound, sum(counted.values()), _label(group, base), findings)
+                keys += [(group, name) for name, column in sound.items() if column.unique]
             except duckdb.Error as error:
                 message = f"{_label(group, base)} cannot be read to its end: {str(error).splitlines()[0]}"
                 findings.append(Finding(check="readable", column=None, message=message, count=1, blocking=True))
@@ -93,6 +100,10 @@ def run(
             if span is not None:
                 oldest.append(span[0])
                 newest.append(span[1])
+        for name in dict.fromkeys(name for _, name in keys):
+            groups_of = [group for group, other in keys if other == name]
+            label = _label([t for group in groups_of for t in group], base)
+            _unique(connection, groups_of, schema.columns[name], name, label, beside, findings)
     _volume(rows, schema, history, base, findings)
     last = max(newest, default=None)
     _freshness(last, schema, at, findings)
@@ -180,27 +191,24 @@ def _values(
         findings.append(Finding(check="volume", column=None, message=f"{label} has no rows", count=0, blocking=True))
         return None
     probes: list[_Probe] = []
-    selected: list[str] = []
-    distinct: dict[str, int] = {}
     values: dict[str, str] = {}
     for name, column in sound.items():
         values[name], mine = _probes(table, name, column)
         probes += mine
-    selected += [f"count(*) FILTER (WHERE {p.where})" for p in probes]
-    for name, column in sound.items():
-        if column.type in ("string", "int", "bool") and not column.unique:
-            distinct[name] = len(selected)
-            # Enough to see that a column never changes, for the price of two comparisons.
-            selected.append(f"min({values[name]}) IS NOT DISTINCT FROM max({values[name]})")
-    clock = schema.timestamp if schema.timestamp in sound and sound[schema.timestamp].type == "timestamp" else None
-    if clock:
-        selected += [f"epoch_us(min({values[clock]}))", f"epoch_us(max({values[clock]}))"]
-    row = tables.one(connection, f"SELECT {', '.join(selected)} FROM {source}") if selected else ()
-    for probe, count in zip(probes, row, strict=False):
+    summary = _summary(connection, source, table, sound, values, schema.timestamp)
+    known = {probe: count for probe in probes if (count := summary.settles(probe, sound, rows)) is not None}
+    left = [probe for probe in probes if probe not in known]
+    if left:
+        counts = tables.one(
+            connection, "SELECT " + ", ".join(f"count(*) FILTER (WHERE {p.where})" for p in left) + f" FROM {source}"
+        )
+        known |= dict(zip(left, map(int, counts), strict=True))
+    for probe in probes:
+        count = known[probe]
         if count and (probe.check != "missing" or count > probe.allowed * rows):
-            _tell(connection, source, label, probe, int(count), rows, probe.column, findings)
-    for name, place in distinct.items():
-        if row[place] and rows > 1 and _was_varied(sound[name]):
+            _tell(connection, source, label, probe, count, rows, probe.column, findings)
+    for name in summary.constant:
+        if rows > 1:
             findings.append(
                 Finding(
                     check="constant",
@@ -211,13 +219,88 @@ def _values(
                 )
             )
     unique = [name for name, column in sound.items() if column.unique]
-    for name in unique:
-        _unique(connection, source, label, name, values[name], rows, findings)
+    findings += suspects.near_keys(
+        connection, source, {n: values[n] for n, c in sound.items() if c.type in ("int", "string") and n not in unique}, rows, label
+    )  # fmt: skip
     if not unique and schema.duplicates < 1:
         _duplicates(connection, source, label, schema, rows, list(sound), findings)
-    if clock and schema.ordered:
-        _order(connection, group, clock, values[clock], label, findings)
-    return (int(row[-2]), int(row[-1])) if clock and row[-1] is not None else None
+    if summary.span is not None and schema.ordered:
+        _order(connection, group, str(schema.timestamp), values[str(schema.timestamp)], label, findings)
+    return summary.span
+
+
+@dataclass
+class _Summary:
+    """What counts, least and greatest values already say, which cost a fraction of asking each row each question."""
+
+    there: dict[str, int]
+    ends: dict[str, tuple[Any, Any]]
+    others: dict[str, int]
+    constant: list[str]
+    span: tuple[int, int] | None
+
+    def settles(self, probe: _Probe, sound: dict[str, Column], rows: int) -> int | None:
+        """The probe's count, or None where every row must be asked."""
+        name = str(probe.column)
+        if probe.check == "values":
+            return self.others.get(name)
+        ends = self.ends.get(name)
+        if ends is not None and ends[1] is not None and ends[1] != ends[1]:
+            return None  # not-a-number is greater than all
+        if probe.check == "missing" and name in self.there:
+            return rows - self.there[name]
+        if probe.check == "range" and ends is not None:
+            column = sound[name]
+            low, high = ends
+            if low is None:
+                return 0
+            if (column.low is None or low >= column.low) and (column.high is None or high <= column.high):
+                return 0
+        return None
+
+
+def _summary(
+    connection: duckdb.DuckDBPyConnection, source: str, table: Table, sound: dict[str, Column], values: dict[str, str], timestamp: str | None,
+) -> _Summary:  # fmt: skip
+    found = _Summary({}, {}, {}, [], None)
+    selected: list[str] = []
+    read: list[tuple[str, str]] = []
+    for name, column in sound.items():
+        kind = table.columns[name]
+        if not table.text:
+            read.append(("there", name))
+            selected.append(f"count({values[name]})")
+        number = kind in ("int", "float", "bool") or (table.text and column.type in ("int", "float", "bool"))
+        if number and (column.low is not None or column.high is not None or kind == "float" or _was_varied(column)):
+            read.append(("ends", name))
+            selected += [f"min({values[name]})", f"max({values[name]})"]
+        if name == timestamp and column.type == "timestamp":
+            read.append(("span", name))
+            selected += [f"epoch_us(min({values[name]}))", f"epoch_us(max({values[name]}))"]
+    row = iter(tables.one(connection, f"SELECT {', '.join(selected)} FROM {source}") if selected else ())
+    for what, name in read:
+        first = next(row)
+        if what == "there":
+            found.there[name] = int(first)
+        elif what == "ends":
+            found.ends[name] = (first, next(row))
+        elif (last := next(row)) is not None:
+            found.span = int(first), int(last)
+    for name, column in sound.items():
+        if name in found.ends and _was_varied(column) and found.ends[name][0] == found.ends[name][1]:
+            found.constant.append(name)
+        if column.values is None or table.columns[name] == "null":
+            continue
+        known = ", ".join(literal(v) for v in column.values) or "NULL"
+        grouped = f"SELECT {values[name]} AS v, count(*) AS n FROM {source} GROUP BY 1"
+        other, kinds = tables.one(
+            connection,
+            f"SELECT coalesce(sum(n) FILTER (WHERE v IS NOT NULL AND v NOT IN ({known})), 0), count(v) FROM ({grouped})",
+        )
+        found.others[name] = int(other)
+        if kinds <= 1 and _was_varied(column) and name not in found.constant:
+            found.constant.append(name)
+    return found
 
 
 def _was_varied(column: Column) -> bool:
@@ -235,49 +318,64 @@ def _tell(
         message += f"; {probe.allowed:.1%} are let through"
     findings.append(Finding(
         check=probe.check, column=column, message=message, count=count, blocking=blocking,
-        examples=_examples(connection, f"SELECT * FROM {source} WHERE {probe.where} LIMIT {EXAMPLES}", column),
+        examples=examples(connection, f"SELECT * FROM {source} WHERE {probe.where} LIMIT {EXAMPLES}", column),
     ))  # fmt: skip
-
-
-def _examples(connection: duckdb.DuckDBPyConnection, sql: str, column: str | None) -> list[dict[str, Any]]:
-    found = connection.sql(sql).to_arrow_table()
-    names = found.column_names
-    keep = (
-        names[:SHOWN_COLUMNS]
-        if column is None or column in names[:SHOWN_COLUMNS] or column not in names
-        else [*names[: SHOWN_COLUMNS - 1], column]
-    )
-    return [{n: plain(v) for n, v in row.items()} for row in found.select(keep).to_pylist()]
-
-
-def plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else str(value)
-    if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    text = str(value)
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _unique(
     connection: duckdb.DuckDBPyConnection,
-    source: str,
-    label: str,
+    groups: Sequence[Sequence[Table]],
+    column: Column,
     name: str,
-    value: str,
-    rows: int,
+    label: str,
+    beside: Sequence[Table],
     findings: list[Finding],
 ) -> None:
-    there, distinct = tables.one(connection, f"SELECT count({value}), count(DISTINCT {value}) FROM {source}")
-    if there == distinct:
+    """A key over the whole delivery, and against what was let in before."""
+    new = " UNION ALL ".join(_key(group, name, column) for group in groups)
+    # A key that only rises needs no table of what was seen.
+    rises = f"SELECT key <= lag(key) OVER () AS back FROM ({new}) WHERE key IS NOT NULL"
+    there, distinct = 0, 0
+    if connection.execute(f"SELECT 1 FROM ({rises}) WHERE back LIMIT 1").fetchall():
+        there, distinct = tables.one(connection, f"SELECT count(key), count(DISTINCT key) FROM ({new})")
+    if there != distinct:
+        again = f"SELECT key AS {quote(name)}, count(*) AS times FROM ({new}) WHERE key IS NOT NULL GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"
+        findings.append(Finding(
+            check="unique", column=name, message=f"{label}: {there - distinct} of {there} values of {name!r} repeat another, the schema says unique",
+            count=int(there - distinct), blocking=True, examples=examples(connection, again, None),
+        ))  # fmt: skip
+    if not beside:
         return
-    again = f"SELECT {value} AS {quote(name)}, count(*) AS times FROM {source} WHERE {value} IS NOT NULL GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"
-    findings.append(Finding(
-        check="unique", column=name, message=f"{label}: {there - distinct} of {rows} values of {name!r} repeat another, the schema says unique",
-        count=int(there - distinct), blocking=True, examples=_examples(connection, again, None),
-    ))  # fmt: skip
+    old = _kept_keys(connection, beside, name, column)
+    if not old:
+        return
+    both = f"SELECT DISTINCT key AS {quote(name)} FROM ({old}) WHERE key IN (SELECT key FROM ({new}))"
+    count = int(tables.one(connection, f"SELECT count(*) FROM ({both})")[0])
+    if count:
+        findings.append(Finding(
+            check="unique", column=name, message=f"{label}: {count} values of {name!r} are in files that were let in before, the schema says unique",
+            count=count, blocking=True, examples=examples(connection, f"{both} LIMIT {EXAMPLES}", None),
+        ))  # fmt: skip
+
+
+def _key(group: Sequence[Table], name: str, column: Column) -> str:
+    """A query of a group's keys, of one type over all groups."""
+    text = group[0].text
+    source = tables.relation([t.path for t in group], text=text, as_text=text)
+    return f"SELECT TRY_CAST({quote(name)} AS {_CASTS.get(column.type, 'VARCHAR')}) AS key FROM {source}"
+
+
+def _kept_keys(connection: duckdb.DuckDBPyConnection, beside: Sequence[Table], name: str, column: Column) -> str:
+    """The same of files that were let in before; empty where none of them has the column."""
+    parts = []
+    for text in (False, True):
+        group = [table for table in beside if table.text is text]
+        if group:
+            source = tables.relation([table.path for table in group], text=text)
+            known = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+            if name in {row[0] for row in known}:
+                parts.append(_key(group, name, column))
+    return " UNION ALL ".join(parts)
 
 
 def _duplicates(

@@ -5,12 +5,18 @@ from __future__ import annotations
 import glob
 import os
 from pathlib import Path
+from typing import Any
 
+from holdfast.core.addresses import expanded, hide, public
 from holdfast.core.definitions import Source
-from holdfast.core.errors import BadData, BadDefinition, NotFound, Unavailable
-from holdfast.data import hashing, names
+from holdfast.core.errors import BadData, BadDefinition, BadInput, NotFound, Unavailable
+from holdfast.core.identity import to_us
+from holdfast.data import gather, hashing, names
 
 BATCH = 50_000
+DECIMALS = 12
+"""Digits after the point that a NUMERIC column is kept with, where its first rows have no more."""
+
 _STORES = frozenset({"s3", "gs", "gcs", "az", "azure", "abfs", "abfss", "http", "https"})
 
 
@@ -24,11 +30,12 @@ def files(root: Path, source: Source) -> list[Path]:
     if source.path is None:
         raise BadDefinition(f"source {source.name!r} is a query, not a path", hint="pull it with data.collect.pull")
     place = within(root, source)
-    if any(char in source.path for char in "*?["):
+    if _is_pattern(source.path):
+        own = place_of(root, source)
         found = sorted(
             Path(p) for p in glob.glob(str(place), recursive=True, include_hidden=False) if os.path.isfile(p)
         )
-        found = [p for p in found if names.is_table(p)]
+        found = [p for p in found if names.is_table(p) and not p.is_relative_to(own)]
     else:
         if not place.exists():
             raise NotFound(f"source {source.name!r}: {source.path} does not exist in {root}", hint=_hint(place))
@@ -36,6 +43,22 @@ def files(root: Path, source: Source) -> list[Path]:
     if not found:
         raise NotFound(f"source {source.name!r}: {source.path} matches no parquet or CSV file", hint=_hint(place))
     return found
+
+
+def _is_pattern(text: str) -> bool:
+    return any(char in text for char in "*?[")
+
+
+def is_gathered(source: Source) -> bool:
+    """Whether the source's rows are brought together by ``pull`` before they are versioned: queries, objects, patterns."""
+    return source.path is None or _is_pattern(source.path)
+
+
+def place_of(root: Path, source: Source) -> Path:
+    """The path that is versioned for a source: its own, or the folder ``pull`` fills."""
+    if is_gathered(source):
+        return Path(os.path.abspath(root)) / "data" / source.name
+    return within(root, source)
 
 
 def within(root: Path, source: Source) -> Path:
@@ -67,30 +90,42 @@ def _hint(place: Path) -> str:
 
 
 def pull(root: Path, source: Source) -> Path:
-    """Bring what a ``url`` source holds into ``data/<name>/`` as one parquet file named by its content; the folder.
+    """Bring what a source holds into ``data/<name>/``; the folder, which ``quality.admit`` then versions.
 
-    A pull that gives the same rows again gives the same file, so it makes no new version. The file replaces the pull before
-    it: the dataset is what the query answers now, and older answers stay in the cache once they were admitted.
+    A SQL query, or one object of a store, becomes one file named by its content; a glob pattern, or objects below a prefix
+    (``query`` ends in ``/`` or is a pattern), become files named as they were. A pull that gives the same rows again gives
+    the same files, so it makes no new version. What is gone at the source goes here: the dataset is what the source holds
+    now, and what it held before stays in the cache once it was admitted.
 
     Raises:
-        BadDefinition: the source is a path, or its url is of no known kind.
+        BadDefinition: the source is a plain path, or its url is of no known kind.
+        NotFound: nothing matches.
         Unavailable: the database or the store cannot be reached.
         BadData: the query gives no rows or columns that cannot be kept.
     """
-    if source.url is None:
+    if not is_gathered(source):
         raise BadDefinition(f"source {source.name!r} is a path, not a query", hint="read it with data.collect.files")
-    folder = Path(root) / "data" / source.name
+    folder = place_of(root, source)
     folder.mkdir(parents=True, exist_ok=True)
+    if source.url is None:
+        return gather.from_pattern(folder, within(root, source), files(root, source))
+    url = expanded(source.url, f"source {source.name!r}")
+    if url.split("://", 1)[0] in _STORES and (str(source.query).endswith("/") or _is_pattern(str(source.query))):
+        kept = Path(root) / ".holdfast" / "pulls" / f"{source.name}.json"
+        return gather.from_store(
+            folder, source, str(source.query), lambda: _store(url), kept, lambda e: _first_line(e, source, url)
+        )
     temporary = folder / f".pull-{os.getpid()}.tmp"
     try:
-        if source.url.split("://", 1)[0] in _STORES:
-            suffix = _from_store(source, temporary)
+        if url.split("://", 1)[0] in _STORES:
+            suffix = _from_store(source, url, temporary)
         else:
-            suffix = _from_sql(source, temporary)
+            suffix = _from_sql(source, url, root, temporary)
         name = f"{hashing.digest(temporary).sha256[:16]}{suffix}"
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
-        temporary.replace(folder / name)
+        if not (folder / name).exists():  # the same answer stays the same file, its time included
+            temporary.replace(folder / name)
     finally:
         temporary.unlink(missing_ok=True)
     for old in names.tables_in(folder):
@@ -99,7 +134,7 @@ def pull(root: Path, source: Source) -> Path:
     return folder
 
 
-def _from_sql(source: Source, target: Path) -> str:
+def _from_sql(source: Source, url: str, root: Path, target: Path) -> str:
     """Stream the query's rows to parquet, a batch at a time."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -107,20 +142,36 @@ def _from_sql(source: Source, target: Path) -> str:
 
     writer: pq.ParquetWriter | None = None
     held: list[pa.Table] = []
+    database = _driver(url, root)
+    if database.startswith("sqlite:///") and database[10:] != ":memory:" and not Path(database[10:]).is_file():
+        raise NotFound(f"source {source.name!r}: there is no database file {database[10:]}", hint="check its url")
     try:
-        engine = sa.create_engine(_driver(str(source.url)))
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        engine = sa.create_engine(database)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError, ValueError) as error:
         hint = "a SQLAlchemy URL is expected, and its driver must be installed"
         raise BadDefinition(
-            f"source {source.name!r}: its url cannot be used: {_first_line(error)}", hint=hint
+            f"source {source.name!r}: its url cannot be used: {_first_line(error, source, url)}", hint=hint
         ) from None
     try:
-        with engine.connect().execution_options(stream_results=True) as connection:
-            result = connection.execute(sa.text(str(source.query)))
+        with engine.connect().execution_options(stream_results=True, **_read_only(engine.name)) as connection:
+            if engine.name == "sqlite":
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            result = connection.exec_driver_sql(str(source.query))
+            if not result.returns_rows:
+                raise BadData(f"source {source.name!r}: the query gives no rows", hint="write a SELECT")
             columns = list(result.keys())
             schema: pa.Schema | None = None
+            twice = sorted({c for c in columns if columns.count(c) > 1})
+            if twice:
+                raise BadData(
+                    f"source {source.name!r}: the query gives {twice[0]!r} twice",
+                    hint="name its columns apart: SELECT a.x AS …",
+                )
+            declared = _declared(source)
             while rows := result.fetchmany(BATCH):
-                table = pa.table({name: pa.array([row[at] for row in rows]) for at, name in enumerate(columns)})
+                table = pa.table(
+                    {name: _column([row[at] for row in rows], declared.get(name)) for at, name in enumerate(columns)}
+                )
                 if schema is None:
                     # A column that has been null so far has no type yet: wait for the batch that shows one.
                     held.append(table)
@@ -142,14 +193,17 @@ def _from_sql(source: Source, target: Path) -> str:
                     writer.write_table(part.cast(schema))
     except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
         raise Unavailable(
-            f"source {source.name!r}: {_first_line(error)}",
+            f"source {source.name!r}: {_first_line(error, source, url)}",
             hint="check that the database is up, its url, and the query",
         ) from None
     except sa.exc.SQLAlchemyError as error:
-        raise BadData(f"source {source.name!r}: the query fails: {_first_line(error)}", hint="mend the query") from None
+        raise BadData(
+            f"source {source.name!r}: the query fails: {_first_line(error, source, url)}", hint="mend the query"
+        ) from None
     except pa.ArrowException as error:
         raise BadData(
-            f"source {source.name!r}: a column cannot be kept: {_first_line(error)}", hint="cast it in the query"
+            f"source {source.name!r}: a column cannot be kept: {_first_line(error, source, url)}",
+            hint="cast it in the query",
         ) from None
     finally:
         if writer is not None:
@@ -160,46 +214,91 @@ def _from_sql(source: Source, target: Path) -> str:
     return ".parquet"
 
 
-def _driver(url: str) -> str:
-    """PostgreSQL's plain scheme means the driver Holdfast installs."""
+def _read_only(dialect: str) -> dict[str, Any]:
+    """A source's query reads; a database that can be told so is told."""
+    return {"postgresql_readonly": True} if dialect == "postgresql" else {}
+
+
+def _declared(source: Source) -> dict[str, Any]:
+    """What the source's schema says of its columns, as Arrow types."""
+    import pyarrow as pa
+
+    kinds = {"int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_()}
+    found: dict[str, Any] = {n: kinds[t] for n, t in (source.spec()["schema"] or {}).items() if t in kinds}
+    instants = [n for n, t in (source.spec()["schema"] or {}).items() if t == "timestamp"]
+    for name in (source.timestamp, source.arrival, *instants):
+        if name is not None and name not in found:
+            found[name] = pa.timestamp("us", tz="UTC")
+    return found
+
+
+def _column(values: list[Any], declared: Any) -> Any:
+    """One batch of a column: of its declared type where that fits without loss, else of what the values are. Decimals get
+    one type for all batches: their digits differ from batch to batch."""
+    import pyarrow as pa
+
+    array = pa.array(values)
+    if pa.types.is_decimal(array.type):
+        array = array.cast(pa.decimal128(38, max(array.type.scale, DECIMALS)))
+    if declared is not None and array.type != declared:
+        try:
+            if pa.types.is_timestamp(declared) and pa.types.is_string(
+                array.type
+            ):  # databases without a type for instants
+                return pa.array([None if v is None else to_us(v) for v in values], pa.int64()).cast(declared)
+            if pa.types.is_timestamp(declared) and pa.types.is_integer(array.type):
+                return array  # microseconds as they are
+            return array.cast(declared)
+        except BadInput:
+            return array
+        except pa.ArrowException:
+            return array  # admission says what does not fit, by column and row
+    return array
+
+
+def _driver(url: str, root: Path) -> str:
+    """PostgreSQL's plain scheme means the driver Holdfast installs; a relative SQLite path starts at the project."""
+    if url.startswith("sqlite:///") and not url.startswith("sqlite:////") and url[10:] not in ("", ":memory:"):
+        return f"sqlite:///{os.path.normpath(os.path.join(os.path.abspath(root), url[10:]))}"
     for scheme in ("postgresql://", "postgres://"):
         if url.startswith(scheme):
             return "postgresql+psycopg://" + url[len(scheme) :]
     return url
 
 
-def _first_line(error: Exception) -> str:
-    """What went wrong, without the URL, which may hold a password."""
+def _first_line(error: Exception, source: Source, url: str) -> str:
+    """What went wrong, without what is secret in the URL."""
     cause = getattr(error, "orig", None) or error
-    return str(cause).strip().splitlines()[0][:200] if str(cause).strip() else type(error).__name__
+    lines = hide(str(cause), str(source.url), url).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
 
 
-def _from_store(source: Source, target: Path) -> str:
+def _store(url: str) -> Any:
+    from obstore.store import from_url
+
+    plain = os.environ.get("AWS_ENDPOINT_URL", url).startswith("http://")
+    return from_url(url, client_options={"timeout": "120s", "allow_http": plain})
+
+
+def _from_store(source: Source, url: str, target: Path) -> str:
     """One object of S3, Google Cloud Storage, Azure or a web server; ``query`` is its key below the url."""
     import obstore
     from obstore import exceptions
-    from obstore.store import from_url
 
     try:
-        store = from_url(
-            str(source.url),
-            client_options={
-                "timeout": "120s",
-                "allow_http": str(os.environ.get("AWS_ENDPOINT_URL", source.url)).startswith("http://"),
-            },
-        )
+        store = _store(url)
         key = str(source.query)
         with target.open("wb") as f:
             for piece in obstore.get(store, key).stream(min_chunk_size=1 << 20):
                 f.write(bytes(piece))
     except (exceptions.NotFoundError, FileNotFoundError):
         raise NotFound(
-            f"source {source.name!r}: {source.query} is not below {source.url}",
+            f"source {source.name!r}: {source.query} is not below {public(str(source.url))}",
             hint="check url and query; query is the object's key",
         ) from None
     except (exceptions.BaseError, ValueError) as error:
         raise Unavailable(
-            f"source {source.name!r}: {_first_line(error)}", hint="check the url and the credentials"
+            f"source {source.name!r}: {_first_line(error, source, url)}", hint="check the url and the credentials"
         ) from None
     suffixes = "".join(Path(key).suffixes[-2:]).lower()
     for known in (*names.PARQUET, *names.CSV):

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from holdfast.core.errors import BadData, BadDefinition
 from holdfast.core.records import Finding
 from holdfast.data import names, tables
-from holdfast.data.checks import EXAMPLES, plain
+from holdfast.data.examples import EXAMPLES, examples, plain
 from holdfast.data.tables import quote
 
 BATCH = 250_000
@@ -29,12 +31,12 @@ def check(files: Sequence[Path], schema: Any, *, base: Path | None = None) -> li
     for file in files:
         label = str(file.relative_to(base)) if base is not None and base != file else file.name
         counts: Counter[tuple[str, str | None]] = Counter()
-        examples: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+        shown: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
         for batch in _batches(file):
             try:
                 schema.validate(batch, lazy=True)
             except errors as error:
-                _count(error, counts, examples)
+                _count(error, counts, shown)
         for (what, column), count in counts.items():
             message = f"{label}: {column + ': ' if column else ''}{what} fails for {count} values"
             findings.append(
@@ -44,11 +46,11 @@ def check(files: Sequence[Path], schema: Any, *, base: Path | None = None) -> li
                     message=message,
                     count=count,
                     blocking=True,
-                    examples=examples.get((what, column), []),
+                    examples=shown.get((what, column), []),
                 )
             )
-    findings += _unique_over_all(files, unique)
-    return findings
+    together = [schema.unique] if isinstance(schema.unique, str) else list(schema.unique or [])
+    return [*findings, *_unique_over_all(files, [[name] for name in unique] + ([together] if together else []))]
 
 
 def _pandera(schema: Any) -> tuple[Any, Any]:
@@ -72,7 +74,6 @@ def _pandera(schema: Any) -> tuple[Any, Any]:
 
 def _batches(file: Path) -> Iterator[Any]:
     """Polars frames of at most ``BATCH`` rows."""
-    import duckdb
     import polars as pl
 
     with tables.connect() as connection:
@@ -101,26 +102,33 @@ def _count(
             kept.append({str(column or "value"): plain(row.get("failure_case"))})
 
 
-def _unique_over_all(files: Sequence[Path], columns: Sequence[str]) -> list[Finding]:
-    """Uniqueness is of the whole, so batches cannot judge it."""
-    if not columns:
-        return []
-    findings = []
-    text = not files[0].name.lower().endswith(names.PARQUET)
+def _unique_over_all(files: Sequence[Path], keys: Sequence[Sequence[str]]) -> list[Finding]:
+    """Uniqueness is of the whole, so batches cannot judge it. A key is one column or several together."""
+    findings: list[Finding] = []
+    if not keys:
+        return findings
+    text = names.is_text(files[0].name)
     with tables.connect() as connection:
         source = tables.relation(list(files), text=text)
-        for name in columns:
-            there, distinct = tables.one(
-                connection, f"SELECT count({quote(name)}), count(DISTINCT {quote(name)}) FROM {source}"
+        for key in keys:
+            listed = ", ".join(map(quote, key))
+            wanted = " AND ".join(f"{quote(name)} IS NOT NULL" for name in key)
+            again = (
+                f"SELECT {listed}, count(*) AS times FROM {source} WHERE {wanted} GROUP BY {listed} HAVING count(*) > 1"
             )
-            if there != distinct:
+            try:
+                count = int(tables.one(connection, f"SELECT coalesce(sum(times - 1), 0) FROM ({again})")[0])
+                shown = examples(connection, f"{again} LIMIT {EXAMPLES}", None) if count else []
+            except duckdb.BinderException:
+                continue  # a column that is missing was told above
+            except duckdb.Error as error:
+                raise BadData(f"the table cannot be read: {str(error).splitlines()[0]}") from None
+            if count:
+                message = f"{count} values of {', '.join(map(repr, key))} repeat another"
+                column = key[0] if len(key) == 1 else None
                 findings.append(
                     Finding(
-                        check="declared",
-                        column=name,
-                        message=f"{there - distinct} values of {name!r} repeat another",
-                        count=there - distinct,
-                        blocking=True,
+                        check="declared", column=column, message=message, count=count, blocking=True, examples=shown
                     )
                 )
     return findings

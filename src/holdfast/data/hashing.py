@@ -10,7 +10,6 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -157,6 +156,8 @@ def in_parallel(work: Callable[[T], R], items: Sequence[T], *, workers: int = WO
     if len(items) < 4:
         yield from map(work, items)
         return
+    from concurrent.futures import ThreadPoolExecutor
+
     # Handing over one small file at a time costs more than hashing it.
     step = max(1, min(64, len(items) // (workers * 4)))
     groups = [items[at : at + step] for at in range(0, len(items), step)]

@@ -45,7 +45,8 @@ def git(repo: Repository, *arguments: str, stdin: bytes | None = None) -> bytes:
         ["git", "-C", str(repo.scm), *arguments], input=stdin, capture_output=True, check=False, timeout=300
     )
     if done.returncode:
-        raise NotFound(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()[:200]}")
+        said = done.stderr.decode(errors="replace").strip()[:200] or f"status {done.returncode}"
+        raise NotFound(f"git {arguments[0]}: {said}", hint="is the name right, and the history complete?")
     return done.stdout
 
 
@@ -145,7 +146,15 @@ def at_revision(repo: Repository, revision: str, place: Path) -> Out | None:
     Raises:
         NotFound: git does not know the revision.
     """
-    sha = git(repo, "rev-parse", "--verify", "-q", f"{revision}^{{commit}}").decode().strip()
+    try:
+        sha = git(repo, "rev-parse", "--verify", "-q", f"{revision}^{{commit}}").decode().strip()
+    except NotFound:
+        if repo.scm is None:
+            raise
+        raise NotFound(
+            f"git has no revision {revision!r}",
+            hint="name a commit, branch or tag; `holdfast data log` shows the commits",
+        ) from None
     tree = pointers_at(repo, sha)
     data = blobs(repo, tree.values())
     for path, blob in tree.items():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from holdfast.core.errors import BadInput
+from holdfast.data import text
 
 Match = Callable[[str, bool], bool | None]
 """(path below the pattern file's folder, is it a folder) → ignored, kept by a negation, or not spoken of."""
@@ -69,8 +70,8 @@ def _plain(patterns: list[str]) -> Match:
 def read(file: Path) -> Match | None:
     """The matcher of an ignore file; None if there is none or it is empty."""
     try:
-        return compile_patterns(file.read_text(encoding="utf-8", errors="replace").splitlines())
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return compile_patterns(text.read(file, errors="replace").splitlines())
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 
@@ -127,12 +128,12 @@ def add_line(folder: Path, name: str) -> bool:
     line = "/" + escape(name)
     file = folder / ".gitignore"
     try:
-        text = file.read_text(encoding="utf-8")
+        old = text.read(file, errors="surrogateescape")
     except FileNotFoundError:
-        text = ""
-    if line in text.splitlines():
+        old = ""
+    if line in old.splitlines():
         return False
-    _replace(file, text + ("\n" if text and not text.endswith("\n") else "") + line + "\n")
+    _replace(file, old + ("\n" if old and not old.endswith("\n") else "") + line + "\n")
     return True
 
 
@@ -140,10 +141,10 @@ def remove_line(folder: Path, name: str) -> bool:
     """Take ``/name`` out again; a file left empty is removed. True if it changed."""
     line, file = "/" + escape(name), folder / ".gitignore"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = text.read(file, errors="surrogateescape").splitlines(keepends=True)
     except FileNotFoundError:
         return False
-    kept = [text for text in lines if text.rstrip("\r\n") != line]
+    kept = [one for one in lines if one.rstrip("\r\n") != line]
     if len(kept) == len(lines):
         return False
     if kept:
@@ -153,7 +154,7 @@ def remove_line(folder: Path, name: str) -> bool:
     return True
 
 
-def _replace(file: Path, text: str) -> None:
+def _replace(file: Path, new: str) -> None:
     temporary = file.with_name(f".gitignore.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(new, encoding="utf-8", errors="surrogateescape")
     temporary.replace(file)

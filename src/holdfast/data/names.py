@@ -13,6 +13,11 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith((*PARQUET, *CSV))
 
 
+def is_text(name: str) -> bool:
+    """Whether a table of this name is CSV."""
+    return name.lower().endswith(CSV)
+
+
 def tables_in(path: Path) -> list[Path]:
     """The table files at a path, in order of name. Empty when it holds something else."""
     if path.is_file():

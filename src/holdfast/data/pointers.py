@@ -6,16 +6,20 @@ through ``ruamel.yaml``, which keeps comments, key order and what people wrote u
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import BadInput
+from holdfast.core.files import sync, sync_folder
 from holdfast.data import ignore
+from holdfast.data import text as text_files
 from holdfast.data.repository import Repository
 from holdfast.data.tree import SKIPPED
 
@@ -25,6 +29,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?\Z")
 _PLAIN_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*\Z")
 _NOT_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n", "nan", "inf"})
 _LINE = re.compile(r"(- |  )(md5|size|nfiles|isexec|hash|path): ([^#\n]+)\Z")
+_NO_POINTER = "give the file another ending than .dvc, or get the pointer back with git"
 _TOP = frozenset({"outs", "deps", "md5", "frozen", "meta", "desc", "wdir", "always_changed"})
 _CONTENT = ("md5", "size", "nfiles", "isexec", "hash", "path", "md5-dos2unix")
 _WRITTEN_BY_PEOPLE = ("desc", "type", "labels", "meta", "remote", "cache", "push", "persist")
@@ -46,6 +51,8 @@ class Out:
     cache: bool = True
     push: bool = True
     remote: str | None = None
+    other: Mapping[str, Any] | None = None
+    """The ``deps`` entry of an import from another repository: its bytes are kept there and not on our remotes."""
 
     @property
     def is_folder(self) -> bool:
@@ -62,6 +69,11 @@ class Pointer:
     frozen: bool = False
     data: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def origin(self) -> dict[str, Any] | None:
+        """What was imported: the one ``deps`` entry of a pointer without a command."""
+        return self.deps[0] if len(self.deps) == 1 and len(self.outs) == 1 else None
+
 
 def read(file: Path, root: Path) -> Pointer:
     """Read and check a pointer.
@@ -70,17 +82,13 @@ def read(file: Path, root: Path) -> Pointer:
         BadInput: it is too large, not what DVC accepts, or names a path outside the repository.
     """
     try:
-        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as f:
-            raw = f.read(LARGEST + 1)
+        raw = text_files.read_bytes(file, LARGEST)
     except OSError as error:
-        raise BadInput(f"{file} cannot be read: {error.strerror}") from None
-    if len(raw) > LARGEST:
-        raise BadInput(f"{file} is larger than {LARGEST >> 20} MiB; that is no pointer")
+        raise BadInput(f"{file} cannot be read: {error.strerror}", hint="is it a link that leads nowhere?") from None
     try:
         text = raw.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise BadInput(f"{file} is not UTF-8 text; that is no pointer") from None
+        raise BadInput(f"{file} is not UTF-8 text; that is no pointer", hint=_NO_POINTER) from None
     return parse(text, file, root)
 
 
@@ -90,7 +98,7 @@ def parse(text: str, file: Path, root: Path) -> Pointer:
     if data is None:
         data = load_yaml(text, file)
     if not isinstance(data, dict):
-        raise BadInput(f"{file} is not a pointer: a mapping with `outs` is expected")
+        raise BadInput(f"{file} is not a pointer: a mapping with `outs` is expected", hint=_NO_POINTER)
     for key in data:
         if key not in _TOP:
             raise BadInput(f"{file} has a key DVC does not know: {key!r}", hint="free text belongs under `meta`")
@@ -101,10 +109,16 @@ def parse(text: str, file: Path, root: Path) -> Pointer:
     outs = data.get("outs") or []
     if not isinstance(outs, list):
         raise BadInput(f"{file}: `outs` is not a list")
-    deps = [d for d in data.get("deps") or [] if isinstance(d, dict)]
-    return Pointer(
-        file, tuple(out_from(o, folder, file, root) for o in outs), tuple(deps), bool(data.get("frozen")), data
-    )
+    deps = data.get("deps") or []
+    if not isinstance(deps, list) or not all(isinstance(d, dict) and isinstance(d.get("path"), str) for d in deps):
+        raise BadInput(f"{file}: `deps` is not a list of mappings with `path`")
+    for dep in deps:
+        if "repo" in dep and (not isinstance(dep["repo"], dict) or not isinstance(dep["repo"].get("url"), str)):
+            raise BadInput(f"{file}: `repo` of a dependency has no url")
+    found = [out_from(o, folder, file, root) for o in outs]
+    if len(deps) == 1 and "repo" in deps[0]:
+        found = [replace(out, other=deps[0]) for out in found]
+    return Pointer(file, tuple(found), tuple(deps), bool(data.get("frozen")), data)
 
 
 def _parse_plain(text: str) -> dict[str, Any] | None:
@@ -232,11 +246,14 @@ def inside(folder: Path, path: str, root: Path, file: Path) -> Path:
     except ValueError:
         parts = ()
     if not parts or SKIPPED.intersection(parts):
-        raise BadInput(f"{file}: {path!r} is not a place inside the repository")
+        raise BadInput(
+            f"{file}: {path!r} is not a place inside the repository",
+            hint="only paths inside the repository are tracked, and none in .dvc, .git and .hg",
+        )
     real = os.path.realpath(place.parent)
     top = os.path.realpath(root)
     if real != top and not real.startswith(top + os.sep):
-        raise BadInput(f"{file}: {path!r} leads out of the repository by a link")
+        raise BadInput(f"{file}: {path!r} leads out of the repository by a link", hint="remove the link")
     return place
 
 
@@ -300,6 +317,47 @@ def dump_yaml(data: Any) -> str:
     return _dump(data)
 
 
+def render_import(text: str | None, dep: Mapping[str, Any], out: Mapping[str, Any]) -> str:
+    """The pointer of an import, fresh or over the ``text`` that is there, with DVC's own hash of the whole.
+
+    ``dep`` and ``out`` hold all their keys but what people wrote under ``meta`` and the like.
+    """
+    data: Any = (
+        _round_trip().load(text) if text is not None else {"md5": "", "frozen": True, "deps": [{}], "outs": [{}]}
+    )
+    for old, new in ((data["deps"][0], dep), (data["outs"][0], out)):
+        for key in [k for k in old if k not in new and k not in _WRITTEN_BY_PEOPLE]:
+            del old[key]
+        for key, value in new.items():
+            if isinstance(value, Mapping) and isinstance(old.get(key), dict):
+                for k in [k for k in old[key] if k not in value]:
+                    del old[key][k]
+                old[key].update(value)
+            else:
+                old[key] = dict(value) if isinstance(value, Mapping) else value
+    data["md5"] = stage_md5(data)
+    return _dump(data)
+
+
+_NOT_HASHED = frozenset(
+    {"desc", "type", "labels", "meta", "locked", "frozen", "metric", "persist", "isexec", "size", "nfiles"}
+)
+
+
+def stage_md5(data: Mapping[str, Any]) -> str:
+    """DVC's hash of a pointer: MD5 over JSON with sorted keys, without sizes and what people wrote."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(k): plain(v) for k, v in value.items() if k not in _NOT_HASHED}
+        if isinstance(value, list):
+            return [plain(v) for v in value]
+        return value
+
+    body = {k: v for k, v in data.items() if k != "md5" and not (k == "wdir" and v == ".")}
+    return hashlib.md5(json.dumps(plain(body), sort_keys=True).encode(), usedforsecurity=False).hexdigest()
+
+
 def _round_trip() -> Any:
     from ruamel.yaml import YAML
 
@@ -320,10 +378,11 @@ def write(file: Path, text: str) -> None:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         os.write(fd, text.encode("utf-8"))
-        os.fsync(fd)
+        sync(fd)
     finally:
         os.close(fd)
     temporary.replace(file)
+    sync_folder(file.parent)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -368,8 +427,8 @@ def _find(
 def _tracks(folder: Path, name: str) -> bool:
     """Whether ``name.dvc`` speaks of ``name``: then what is in it is data, never pointers."""
     try:
-        return name in (folder / f"{name}.dvc").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        return name in text_files.read(folder / f"{name}.dvc", errors="replace")
+    except (OSError, BadInput):
         return False
 
 

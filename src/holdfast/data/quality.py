@@ -6,10 +6,11 @@ The ledger's table ``datasets`` holds, per source, the current version, its memb
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import msgspec
 
 from holdfast.core.definitions import Source
 from holdfast.core.errors import BadData, NotFound
-from holdfast.core.identity import check_name
+from holdfast.core.identity import DAY, check_name
 from holdfast.core.ports import Ledger, Progress
 from holdfast.core.records import DatasetVersion, Finding, Record
 from holdfast.data import cache as caches
@@ -29,6 +30,7 @@ from holdfast.data.hashing import same_bytes
 from holdfast.data.repository import Repository
 from holdfast.data.schema import TableSchema
 from holdfast.data.snapshot import Snapshot
+from holdfast.data.tables import Table
 
 TABLE = "datasets"
 HISTORY = 24
@@ -55,13 +57,22 @@ class Quarantined(Record, frozen=True):
     findings: list[Finding]
 
 
+class Seen(Record, frozen=True):
+    """One admitted delivery: when, and the instant of its newest row (µs)."""
+
+    at: int
+    newest: int
+
+
 class Admitted(Record, frozen=True):
-    """The row of a source in the ledger's table. ``history`` are row counts of earlier versions, oldest first."""
+    """The row of a source in the ledger's table. ``history`` are row counts of earlier versions, ``deliveries`` how fresh
+    each was; both oldest first."""
 
     current: DatasetVersion | None = None
     members: list[Member] = msgspec.field(default_factory=list)
     quarantined: list[Quarantined] = msgspec.field(default_factory=list)
     history: list[int] = msgspec.field(default_factory=list)
+    deliveries: list[Seen] = msgspec.field(default_factory=list)
 
 
 def check(
@@ -160,11 +171,13 @@ def admit(
     actor: str,
     source: Source | None = None,
     progress: Progress | None = None,
+    tell: Callable[[list[Finding]], None] | None = None,
 ) -> DatasetVersion:
     """Check what is new at ``path`` and make it the current version of the source; only new bytes are read.
 
     A file that was set aside before is passed over until its bytes or the schema change. The schema is inferred at the first
-    admission and kept beside the path; ``source`` may declare more of it.
+    admission and kept beside the path; ``source`` may declare more of it. ``tell`` is given all findings, with example rows,
+    before anything is decided.
 
     Raises:
         BadData: a blocking finding; the files are in quarantine and the version before stays current.
@@ -182,7 +195,9 @@ def admit(
         delivery = _compare(taken, before, rules.key)
         if not delivery.fresh and before.current is not None and len(delivery.kept) == len(before.members):
             return before.current
-        checked = _check(place, delivery, rules, before, at, is_folder=taken.is_folder)
+        checked = _check(place, delivery, rules, before, at, repo, is_folder=taken.is_folder)
+        if tell is not None:
+            tell(checked.findings)
         if any(f.blocking for f in checked.findings) or not (delivery.fresh or delivery.kept):
             raise _set_aside(root, ledger, source_name, delivery, rules, before, checked.findings, at, actor)
         everything = snapshot.take(place, repo=repo, keep=caches.of(repo), links=repo.links, progress=progress)
@@ -201,7 +216,11 @@ def admit(
         )
         snapshot.commit(repo, admitted)
         history = [*before.history, *([version.rows] if version.rows else [])][-HISTORY:]
-        after = Admitted(current=version, members=listed, quarantined=delivery.aside, history=history)
+        seen = [Seen(at=at, newest=checked.newest)] if checked.newest is not None else []
+        after = Admitted(
+            current=version, members=listed, quarantined=delivery.aside, history=history,
+            deliveries=[*before.deliveries, *seen][-HISTORY:],
+        )  # fmt: skip
         body = {
             "md5": version.md5, "sha256": version.sha256, "size": version.size, "files": version.files, "rows": version.rows,
             "schema": version.schema, "previous": before.current.sha256 if before.current else None,
@@ -244,7 +263,9 @@ def _compare(taken: Snapshot, before: Admitted, key: str) -> _Delivery:
     return _Delivery(taken, fresh, kept, still)
 
 
-def _check(place: Path, delivery: _Delivery, rules: _Rules, before: Admitted, at: int, *, is_folder: bool) -> Checked:
+def _check(
+    place: Path, delivery: _Delivery, rules: _Rules, before: Admitted, at: int, repo: Repository, *, is_folder: bool
+) -> Checked:
     files = [place / name if is_folder else place for name in delivery.fresh]
     files = [file for file in files if names.is_table(file)]
     if not files:
@@ -253,10 +274,52 @@ def _check(place: Path, delivery: _Delivery, rules: _Rules, before: Admitted, at
         # First sight: there is nothing to hold it against but what was declared, and itself.
         return _first(place, files, rules, at)
     history = [m.rows for m in delivery.kept if m.rows] if is_folder else before.history
-    checked = run(files, rules.schema, history=history, at=at, base=place if is_folder else None)
-    return Checked(
-        [*checked.findings, *_declared(files, rules.declared, place)], checked.rows, checked.newest, checked.oldest
+    beside = (
+        _beside(place, delivery, repo) if is_folder and any(c.unique for c in rules.schema.columns.values()) else []
     )
+    checked = run(files, rules.schema, history=history, at=at, base=place if is_folder else None, beside=beside)
+    found = [*checked.findings, *late(checked.newest, before.deliveries, at), *_declared(files, rules.declared, place)]
+    return Checked(found, checked.rows, checked.newest, checked.oldest)
+
+
+def _beside(place: Path, delivery: _Delivery, repo: Repository) -> list[Table]:
+    """The bytes of the tables that stay, wherever they are now; one that is nowhere here cannot be looked into."""
+    now, cache = delivery.taken.members, caches.of(repo)
+    over = set(delivery.fresh)
+    found = []
+    for member in delivery.kept:
+        if member.path in over or not names.is_table(Path(member.path)):
+            continue
+        if now.get(member.path) == member.md5:
+            found.append(Table(place / member.path, {}, names.is_text(member.path)))
+        elif cache.has(member.md5):
+            found.append(Table(Path(cache.path(member.md5)), {}, names.is_text(member.path)))
+    return found
+
+
+def late(newest: int | None, deliveries: Sequence[Seen], at: int) -> list[Finding]:
+    """A delivery's freshness against the ones before it: no newer row than they had, or much older on arrival than any was.
+
+    Args:
+        newest: instant of its newest row (µs); None when it has no time column.
+        at: when it arrived (µs).
+    """
+    if newest is None or not deliveries:
+        return []
+    most = max(d.newest for d in deliveries)
+    if newest <= most:
+        message = (
+            f"the newest row is of {schemas.when(newest)}, no newer than the {schemas.when(most)} that was there before"
+        )
+        return [Finding(check="freshness", column=None, message=message, count=1, blocking=False)]
+    # A backfill is old by intent and says nothing about how late news usually is.
+    tops = list(itertools.accumulate((d.newest for d in deliveries), max))
+    ages = [d.at - d.newest for d, top in zip(deliveries, tops, strict=True) if d.at > d.newest == top]
+    age = at - newest
+    if len(ages) >= 3 and age > 2 * max(ages):
+        message = f"the newest row was {age / DAY:.1f} days old on arrival; in {len(ages)} deliveries before at most {max(ages) / DAY:.1f}"
+        return [Finding(check="freshness", column=None, message=message, count=1, blocking=False)]
+    return []
 
 
 def _first(place: Path, files: list[Path], rules: _Rules, at: int) -> Checked:

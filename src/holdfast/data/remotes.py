@@ -1,4 +1,4 @@
-"""Where data is shared: a folder, or object storage through ``obstore``. The layout is DVC's.
+"""Where data is shared: a folder, object storage through ``obstore``, or a host reached by SSH. The layout is DVC's.
 
 An object gets its name only when it is complete; what comes back is hashed before it is believed.
 """
@@ -6,12 +6,12 @@ An object gets its name only when it is complete; what comes back is hashed befo
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from holdfast.core.errors import BadConfig, Damaged, NotFound, Unavailable
 from holdfast.data import hashing
@@ -20,11 +20,11 @@ from holdfast.data.repository import Repository
 
 T = TypeVar("T")
 ASK_ONE_BY_ONE = 64
+_URL = re.compile(r"https?://[^\s\"'<>)]+")
 _CHECKED = ("version_aware", "worktree")
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Name:
+class Name(NamedTuple):
     """An object's name; ``legacy`` ones lie where DVC 2.x put them."""
 
     md5: str
@@ -112,7 +112,7 @@ class StoreRemote:
         from obstore import exceptions
 
         self.label, self.writable = label, writable
-        self._api, self._errors, self._store = obstore, exceptions, store
+        self.api, self._errors, self._store = obstore, exceptions, store
         self._prefix = prefix.strip("/")
 
     def _key(self, name: Name) -> str:
@@ -131,13 +131,13 @@ class StoreRemote:
         return found
 
     def _list(self, prefix: str) -> list[str]:
-        return self._call(
-            prefix, lambda: [str(e["path"]) for batch in self._api.list(self._store, prefix=prefix) for e in batch]
+        return self.call(
+            prefix, lambda: [str(e["path"]) for batch in self.api.list(self._store, prefix=prefix) for e in batch]
         )
 
     def _has(self, name: Name) -> bool:
         try:
-            self._call(name.md5, lambda: self._api.head(self._store, self._key(name)))
+            self.call(name.md5, lambda: self.api.head(self._store, self._key(name)))
         except NotFound:
             return False
         return True
@@ -147,16 +147,16 @@ class StoreRemote:
             raise BadConfig(f"{self.label} can only be read", hint="push to another remote")
         # Hashed first: object storage makes an upload visible by itself when it is complete.
         verify(name, hashing.copy_md5(file, None), "the cache")
-        self._call(name.md5, lambda: self._api.put(self._store, self._key(name), Path(file)))
+        self.call(name.md5, lambda: self.api.put(self._store, self._key(name), Path(file)))
 
     def get(self, name: Name, fd: int) -> None:
-        result = self._call(name.md5, lambda: self._api.get(self._store, self._key(name)))
+        result = self.call(name.md5, lambda: self.api.get(self._store, self._key(name)))
 
         def pieces() -> None:
             for piece in result.stream(min_chunk_size=1 << 20):
                 hashing.write_all(fd, bytes(piece))
 
-        self._call(name.md5, pieces)
+        self.call(name.md5, pieces)
 
     def all(self) -> Iterator[Name]:
         base = f"{self._prefix}/files/md5/" if self._prefix else "files/md5/"
@@ -167,9 +167,9 @@ class StoreRemote:
 
     def delete(self, name: Name) -> None:
         with suppress(NotFound):
-            self._call(name.md5, lambda: self._api.delete(self._store, self._key(name)))
+            self.call(name.md5, lambda: self.api.delete(self._store, self._key(name)))
 
-    def _call(self, what: str, do: Callable[[], T]) -> T:
+    def call(self, what: str, do: Callable[[], T]) -> T:
         try:
             return do()
         except (self._errors.NotFoundError, FileNotFoundError):
@@ -186,7 +186,8 @@ class StoreRemote:
 
 def _brief(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    # A URL in it may carry a signature or a password.
+    return _URL.sub(lambda found: without_secrets(found[0]), lines[0])[:200] if lines else type(error).__name__
 
 
 def _absent(name: Name, label: str) -> NotFound:
@@ -204,6 +205,54 @@ def verify(name: Name, md5: str, where: str) -> None:
         )
 
 
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown: no user, no password, no query."""
+    parts = urlsplit(url)
+    if not parts.scheme or not parts.netloc:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "…" if parts.query else "", ""))
+
+
+def resolved(repo: Repository, options: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
+    """A remote's URL and options; ``remote://NAME/path`` is a path below another remote, with that one's options.
+
+    Raises:
+        NotFound: no such remote.
+        BadConfig: remotes that lead in a circle.
+    """
+    url, merged, seen = options.get("url", ""), dict(options), set[str]()
+    while url.startswith("remote://"):
+        name, _, inner = url.removeprefix("remote://").partition("/")
+        if name in seen:
+            raise BadConfig(f"remote {name!r} leads to itself", hint="mend its url in .dvc/config")
+        seen.add(name)
+        _, base = repo.remote_options(name)
+        url = base.get("url", "").rstrip("/") + ("/" + inner if inner else "")
+        merged = {**base, **merged}
+    return url, {**merged, "url": url}
+
+
+def object_at(repo: Repository, url: str) -> tuple[Any, str, str]:
+    """(store, key, label) of one object of object storage; ``remote://NAME/path`` uses a remote's credentials.
+
+    Raises:
+        BadConfig: its kind is not supported here.
+    """
+    from holdfast.data import stores
+
+    url, options = resolved(repo, {"url": url})
+    parts = urlsplit(url)
+    if parts.scheme not in stores.KINDS or parts.scheme in ("http", "https"):
+        raise BadConfig(
+            f"{without_secrets(url)}: {parts.scheme or 'this'}:// cannot be imported here",
+            hint="use a path, http, https, s3, gs or azure",
+        )
+    label = without_secrets(url)
+    store, key = stores.open_store(label, url, options)
+    return store, key, label
+
+
 def of(repo: Repository, name: str | None = None) -> Remote:
     """The remote of that name, else the default one.
 
@@ -212,74 +261,40 @@ def of(repo: Repository, name: str | None = None) -> Remote:
         BadConfig: its kind or one of its options is not supported here.
     """
     label, options = repo.remote_options(name)
-    url = options.get("url", "")
+    url, options = resolved(repo, options)
     for key in _CHECKED:
         if options.get(key, "false").lower() == "true":
             raise BadConfig(f"remote {label!r} is {key}, which Holdfast does not read", hint="use dvc for this remote")
-    parts = urlsplit(url) if "://" in url else None
     if not url:
         raise BadConfig(f"remote {label!r} has no url", hint="set it in .dvc/config")
+    parts = urlsplit(url) if "://" in url else None
     if parts is None or parts.scheme == "file":
         return FolderRemote(Path(parts.path if parts else url))
-    made = _STORES.get(parts.scheme)
-    if made is None:
-        raise BadConfig(
-            f"remote {label!r}: {parts.scheme}:// is not supported here",
-            hint="use a folder, s3, gs, azure, http or https; or dvc for this remote",
-        )
-    return made(f"remote {label!r}", url, options)
+    shown = f"remote {label!r}"
+    if parts.scheme == "ssh":
+        from holdfast.data.remotes_ssh import SshRemote
+
+        return SshRemote(shown, url, options)
+    from holdfast.data import stores
+
+    store, prefix = stores.open_store(shown, url, options)
+    return StoreRemote(shown, store, prefix, writable=parts.scheme not in ("http", "https"))
 
 
-def _client(url: str) -> Any:
-    options: dict[str, Any] = {"timeout": "120s", "connect_timeout": "10s"}
-    if url.startswith("http://"):
-        options["allow_http"] = True
-    return options
+def read_object(label: str, store: Any, key: str, *, body: bool) -> tuple[Mapping[str, Any], Iterator[bytes]]:
+    """What a store says of one object (size, e_tag), and with ``body`` its bytes in pieces.
 
+    Raises:
+        NotFound, Unavailable: as the remotes.
+    """
+    remote = StoreRemote(label, store, "", writable=False)
+    if not body:
+        return remote.call(key, lambda: remote.api.head(store, key)), iter(())
+    result = remote.call(key, lambda: remote.api.get(store, key))
+    stream = iter(result.stream(min_chunk_size=1 << 20))
 
-def _given(options: Mapping[str, str], names: Mapping[str, str]) -> dict[str, Any]:
-    return {ours: options[theirs] for theirs, ours in names.items() if theirs in options}
+    def pieces() -> Iterator[bytes]:
+        while (piece := remote.call(key, lambda: next(stream, None))) is not None:
+            yield bytes(piece)
 
-
-def _s3(label: str, url: str, options: Mapping[str, str]) -> Remote:
-    from obstore.store import S3Store
-
-    parts = urlsplit(url)
-    endpoint = (
-        options.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    )
-    config = _given(options, {key: key for key in ("access_key_id", "secret_access_key", "session_token", "region")})
-    if endpoint:
-        config["endpoint"] = endpoint
-    if options.get("allow_anonymous_login", "").lower() == "true":
-        config["skip_signature"] = True
-    store = S3Store(parts.netloc, client_options=_client(endpoint), **config)
-    return StoreRemote(label, store, parts.path)
-
-
-def _gcs(label: str, url: str, options: Mapping[str, str]) -> Remote:
-    from obstore.store import GCSStore
-
-    parts = urlsplit(url)
-    config = _given(options, {"credentialpath": "service_account_path"})
-    return StoreRemote(label, GCSStore(parts.netloc, client_options=_client(url), **config), parts.path)
-
-
-def _azure(label: str, url: str, options: Mapping[str, str]) -> Remote:
-    from obstore.store import AzureStore
-
-    parts = urlsplit(url)
-    same = ("account_name", "account_key", "tenant_id", "client_id", "client_secret")
-    config = _given(options, {"sas_token": "sas_key", **{key: key for key in same}})
-    return StoreRemote(label, AzureStore(parts.netloc, client_options=_client(url), **config), parts.path)
-
-
-def _http(label: str, url: str, options: Mapping[str, str]) -> Remote:
-    from obstore.store import HTTPStore
-
-    return StoreRemote(label, HTTPStore.from_url(url, client_options=_client(url)), "", writable=False)
-
-
-_STORES: dict[str, Callable[[str, str, Mapping[str, str]], Remote]] = {
-    "s3": _s3, "gs": _gcs, "gcs": _gcs, "azure": _azure, "http": _http, "https": _http,
-}  # fmt: skip
+    return result.meta, pieces()

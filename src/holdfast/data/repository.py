@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.core.errors import BadConfig, Conflict, NotFound
+from holdfast.data.text import read as read_text
 
 MARKS = ("holdfast.toml", "definitions.py", ".holdfast")
 IGNORED_BY_DVC_FOLDER = "/config.local\n/tmp\n/cache\n"
@@ -121,7 +122,7 @@ def open_at(root: Path) -> Repository:
     """The repository whose ``.dvc`` lies in ``root``."""
     config = read_config(root / ".dvc")
     no_scm = config.get("core", {}).get("no_scm", "false").lower() == "true"
-    return Repository(root, None if no_scm else _git_top(root), config)
+    return Repository(root, None if no_scm else git_top(root), config)
 
 
 def require(start: Path) -> Repository:
@@ -145,7 +146,7 @@ def ensure(start: Path) -> Repository:
     if repo is not None:
         return repo
     start = Path(os.path.abspath(start))
-    git = _git_top(start)
+    git = git_top(start)
     project = project_at(start)
     if project is not None and git is not None and git not in (project, *project.parents):
         project = None
@@ -162,7 +163,7 @@ def initialise(root: Path) -> Repository:
     dvc = root / ".dvc"
     (dvc / "tmp").mkdir(parents=True, exist_ok=True)
     _write_new(dvc / ".gitignore", IGNORED_BY_DVC_FOLDER)
-    _write_new(dvc / "config", "" if _git_top(root) else "[core]\n    no_scm = True\n")
+    _write_new(dvc / "config", "" if git_top(root) else "[core]\n    no_scm = True\n")
     _write_new(root / ".dvcignore", DVCIGNORE)
     return open_at(root)
 
@@ -174,10 +175,11 @@ def _write_new(path: Path, text: str) -> None:
 
 def in_git(folder: Path) -> bool:
     """Whether a folder lies in a git work tree."""
-    return _git_top(folder) is not None
+    return git_top(folder) is not None
 
 
-def _git_top(folder: Path) -> Path | None:
+def git_top(folder: Path) -> Path | None:
+    """The top of the git work tree a folder lies in, or None."""
     return next((f for f in (folder, *folder.parents) if (f / ".git").exists()), None)
 
 
@@ -192,7 +194,7 @@ def read_config(dvc: Path) -> dict[str, dict[str, str]]:
     merged: dict[str, dict[str, str]] = {}
     for path in (*_outer_configs(), dvc / "config", dvc / "config.local"):
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except (FileNotFoundError, NotADirectoryError):
             continue
         if not text.strip():
@@ -206,11 +208,21 @@ def read_config(dvc: Path) -> dict[str, dict[str, str]]:
                 hint="mend the line, or write it anew with `dvc config`",
             ) from None
         for section in parser.sections():
-            values = dict(parser.items(section))
+            values = {key: _plain(value) for key, value in parser.items(section)}
             if "url" in values:
-                values["url"] = _absolute_url(values["url"].strip("'\""), path.parent)
+                values["url"] = _absolute_url(values["url"], path.parent)
             merged.setdefault(section.strip("'"), {}).update(values)
     return merged
+
+
+def _plain(value: str) -> str:
+    """A value as DVC's reader takes it: quotes taken off, what follows ``#`` outside of them dropped."""
+    value = value.strip()
+    if value[:1] in ("'", '"') and value[:1]:
+        end = value.find(value[0], 1)
+        if end > 0:
+            return value[1:end]
+    return value.partition("#")[0].strip()
 
 
 def _outer_configs() -> list[Path]:

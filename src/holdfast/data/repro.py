@@ -16,7 +16,7 @@ from typing import Any
 
 from holdfast.core.errors import BadInput, Conflict, NotFound, UsersTurn
 from holdfast.data import cache as caches
-from holdfast.data import checkout, ignore, manifest, pointers, snapshot, stages
+from holdfast.data import checkout, ignore, manifest, pointers, snapshot, stages, text
 from holdfast.data.pointers import Out, dump_yaml, load_yaml
 from holdfast.data.repository import Repository
 from holdfast.data.snapshot import Snapshot
@@ -27,10 +27,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Change:
-    """Why a stage has to run: ``changed command``, ``changed deps``, ``changed outs``, with the paths."""
+    """Why a stage has to run: ``changed command``, ``changed deps``, ``changed outs`` with the paths (for a parameters file
+    its keys)."""
 
     what: str
-    paths: dict[str, str]
+    paths: dict[str, str | dict[str, str]]
 
 
 def graph(found: Sequence[Stage]) -> dict[str, list[str]]:
@@ -45,10 +46,10 @@ def graph(found: Sequence[Stage]) -> dict[str, list[str]]:
             place = Path(os.path.normpath(stage.folder / out.path))
             if place in writers:
                 raise BadInput(
-                    f"stages {writers[place]!r} and {stage.name!r} both write {out.path}",
+                    f"stages {writers[place]!r} and {stage.address!r} both write {out.path}",
                     hint="let one of them write elsewhere",
                 )
-            writers[place] = stage.name
+            writers[place] = stage.address
     needs: dict[str, list[str]] = {}
     for stage in found:
         mine = []
@@ -57,9 +58,9 @@ def graph(found: Sequence[Stage]) -> dict[str, list[str]]:
             mine += [
                 name
                 for out, name in writers.items()
-                if (out == place or place in out.parents or out in place.parents) and name != stage.name
+                if (out == place or place in out.parents or out in place.parents) and name != stage.address
             ]
-        needs[stage.name] = sorted(set(mine))
+        needs[stage.address] = sorted(set(mine))
     return needs
 
 
@@ -71,7 +72,7 @@ def order(found: Sequence[Stage]) -> list[Stage]:
     """
     import graphlib
 
-    by_name = {stage.name: stage for stage in found}
+    by_name = {stage.address: stage for stage in found}
     try:
         return [by_name[name] for name in graphlib.TopologicalSorter(graph(found)).static_order()]
     except graphlib.CycleError as error:
@@ -83,14 +84,10 @@ def order(found: Sequence[Stage]) -> list[Stage]:
 def changes(repo: Repository, stage: Stage, lock: dict[str, Any]) -> list[Change]:
     """How a stage differs from its lock; empty when it need not run."""
     entry = lock.get(stage.name)
-    if entry is None:
-        return [Change("changed command", {stage.name: "new"})]
+    known = entry is not None
+    entry = entry or {}
     found = []
-    if stage.always_changed or not (stage.deps or stage.outs):
-        found.append(Change("always changed", {}))
-    if entry.get("cmd") != stage.cmd:
-        found.append(Change("changed command", {}))
-    deps = _differ(repo, stage, list(stage.deps), entry.get("deps") or [])
+    deps: dict[str, str | dict[str, str]] = dict(_differ(repo, stage, list(stage.deps), entry.get("deps") or []))
     deps |= _params_differ(stage, entry.get("params") or {})
     if deps:
         found.append(Change("changed deps", deps))
@@ -98,8 +95,55 @@ def changes(repo: Repository, stage: Stage, lock: dict[str, Any]) -> list[Change
     cached = {out.path for out in stage.outs if out.cache}
     outs |= {p: s for p, s in _not_cached(repo, entry.get("outs") or [], cached).items() if p not in outs}
     if outs:
-        found.append(Change("changed outs", outs))
+        found.append(Change("changed outs", dict(outs)))
+    # As dvc: a stage that never ran is told by its paths.
+    if (known and entry.get("cmd") != stage.cmd) or not (known or found):
+        found.append(Change("changed command", {}))
+    if stage.always_changed or not (stage.deps or stage.outs or stage.params):
+        found.append(Change("always changed", {}))
     return found
+
+
+def status(repo: Repository, targets: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Every stage (or the targets) that differs from its lock, in the shape of ``dvc status --json``. A frozen stage is
+    asked for its outs only.
+
+    Raises:
+        BadInput: a stage file cannot be used.
+    """
+    found: dict[str, list[Any]] = {}
+    for file in stages.files(repo):
+        for stage in stages.load(file, repo.root):
+            if targets and not any(_means(target, stage) for target in targets):
+                continue
+            why = changes(repo, stage, stages.read_lock(stages.lock_file(stage)))
+            if stage.frozen:
+                why = [change for change in why if change.what == "changed outs"]
+            if why:
+                found[stage.address] = [_shown(repo, stage, change) for change in why]
+    return found
+
+
+def _shown(repo: Repository, stage: Stage, change: Change) -> str | dict[str, Any]:
+    """A change with its paths as seen from the repository's root."""
+    if not change.paths:
+        return change.what
+    return {change.what: {os.path.relpath(stage.folder / path, repo.root): how for path, how in change.paths.items()}}
+
+
+def is_stage(repo: Repository, target: str) -> bool:
+    """Whether a target names a stage of the repository, or what one writes."""
+    return any(_means(target, stage) for file in stages.files(repo) for stage in stages.load(file, repo.root))
+
+
+def _means(target: str, stage: Stage) -> bool:
+    """Whether a target names a stage: by its address, as all of a ``foreach``, or by a path it writes."""
+    if target == stage.address or stage.address.startswith(f"{target}@"):
+        return True
+    place = Path(os.path.abspath(target))
+    return place == stage.file or any(
+        Path(os.path.normpath(stage.folder / out.path)).is_relative_to(place) for out in stage.outs
+    )
 
 
 def _differ(repo: Repository, stage: Stage, paths: list[str], locked: list[dict[str, Any]]) -> dict[str, str]:
@@ -108,11 +152,9 @@ def _differ(repo: Repository, stage: Stage, paths: list[str], locked: list[dict[
     for path in paths:
         place = stage.folder / path
         entry = known.get(path)
-        if entry is None:
-            found[path] = "new"
-        elif not os.path.lexists(place):
+        if not os.path.lexists(place):
             found[path] = "deleted"
-        elif not _same(repo, place, entry):
+        elif entry is None or not _same(repo, place, entry):
             found[path] = "modified"
     return found
 
@@ -135,12 +177,26 @@ def _not_cached(repo: Repository, locked: list[dict[str, Any]], cached: set[str]
     }
 
 
-def _params_differ(stage: Stage, locked: dict[str, Any]) -> dict[str, str]:
-    try:
-        now = stages.params_of(stage)
-    except NotFound:
-        return {"params": "deleted"}
-    return {name: "modified" for name, values in now.items() if locked.get(name) != values}
+def _params_differ(stage: Stage, locked: dict[str, Any]) -> dict[str, str | dict[str, str]]:
+    """Parameters file → key → how it differs; a file that is gone is ``deleted``."""
+    found: dict[str, str | dict[str, str]] = {}
+    for name, keys in stage.params.items():
+        known = locked.get(name) or {}
+        try:
+            values = stages.read_params_file(stage.folder / name)
+        except NotFound:
+            found[name] = "deleted"
+            continue
+        now, absent = stages.pick(values, keys)
+        differ = dict.fromkeys(absent, "deleted")
+        differ |= {
+            key: "new" if key not in known else "modified" for key in now if key not in known or known[key] != now[key]
+        }
+        if not keys:
+            differ |= {key: "deleted" for key in known if key not in now}
+        if differ:
+            found[name] = dict(sorted(differ.items()))
+    return found
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -166,30 +222,51 @@ def repro(
     found = [stage for file in stages.files(repo) for stage in stages.load(file, repo.root)]
     chosen = _choose(found, targets, single)
     done = []
-    with repo.lock():
-        for stage in order(found):
-            if stage.name not in chosen:
-                continue
-            lock = stages.read_lock(stages.lock_file(stage))
-            why = changes(repo, stage, lock)
+    for stage in order(found):
+        if stage.address not in chosen:
+            continue
+        with repo.lock():
+            why = changes(repo, stage, stages.read_lock(stages.lock_file(stage)))
             if stage.frozen or not (force or why):
-                say(f"{stage.name}: unchanged")
+                say(f"{stage.address}: unchanged")
                 continue
+            done.append(stage.address)
             if dry:
-                say(f"{stage.name}: would run ({', '.join(c.what for c in why) or 'forced'})")
-                done.append(stage.name)
+                say(f"{stage.address}: would run ({', '.join(c.what for c in why) or 'forced'})")
                 continue
             if not force and _restore(repo, stage, say):
-                done.append(stage.name)
                 continue
-            _run(repo, stage, say)
+        # As with dvc the repository is not locked meanwhile: the command may itself call either tool.
+        _run(repo, stage, say)
+        with repo.lock():
             _commit(repo, stage)
-            done.append(stage.name)
     return done
 
 
+def named_from(repo: Repository, folder: Path, found: Sequence[Stage], targets: Sequence[str]) -> list[str]:
+    """Targets as people name them in a folder → addresses. Without any: what the ``dvc.yaml`` of the folder declares (all
+    stages where it has none), as dvc does."""
+    here = folder / "dvc.yaml"
+    mine = [stage.address for stage in found if stage.file == here]
+    if not targets:
+        return mine
+    out: list[str] = []
+    for target in targets:
+        path, colon, name = target.rpartition(":")
+        if target.endswith((".yaml", ".yml")) and not colon:
+            path, name = target, ""
+        file = Path(os.path.normpath(folder / path)) if path else here
+        same = [
+            s.address for s in found if s.file == file and (not name or s.name == name or s.name.startswith(f"{name}@"))
+        ]
+        whole = {s.address for s in found if s.file == file}
+        grouped = f"{os.path.relpath(file, repo.root)}:{name}" if file != repo.root / "dvc.yaml" else name
+        out += same if not name or grouped in whole else [grouped] if same else [target]
+    return out
+
+
 def _choose(found: list[Stage], targets: Sequence[str], single: bool) -> set[str]:
-    names = {stage.name for stage in found}
+    names = {stage.address for stage in found}
     if not targets:
         return names
     chosen: set[str] = set()
@@ -224,7 +301,7 @@ def _run(repo: Repository, stage: Stage, say: Say) -> None:
     quiet = {"bash": ["--noprofile", "--norc"], "zsh": ["--no-rcs"]}.get(Path(shell).name, [])
     environment = {**os.environ, "DVC_ROOT": str(repo.root), "DVC_STAGE": stage.address}
     for command in stage.cmd if isinstance(stage.cmd, list) else stage.cmd.splitlines():
-        say(f"{stage.name}: {command}")
+        say(f"{stage.address}: {command}")
         # A stage's command is a shell line by DVC's definition, written by the project's own people.
         process = subprocess.Popen([shell, *quiet, "-c", command], cwd=stage.folder, env=environment)
         try:
@@ -357,7 +434,7 @@ def _restore(repo: Repository, stage: Stage, say: Say) -> bool:
     if newest is None:
         return False
     try:
-        run = load_yaml(newest.read_text(encoding="utf-8"), newest)
+        run = load_yaml(text.read(newest), newest)
         outs = [pointers.out_from(raw, stage.folder, newest, repo.root) for raw in run["outs"]]
     except (BadInput, KeyError, TypeError, UnicodeDecodeError):
         return False
@@ -367,7 +444,7 @@ def _restore(repo: Repository, stage: Stage, say: Say) -> bool:
         checkout.place_outs(repo, outs, force=False)
     except (NotFound, Conflict):
         return False
-    say(f"{stage.name}: restored from an earlier run")
+    say(f"{stage.address}: restored from an earlier run")
     taken = {out.path: snapshot.take(out.place, repo=repo) for out in outs}
     for out in stage.outs:
         if out.cache and repo.scm is not None:

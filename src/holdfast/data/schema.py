@@ -278,6 +278,8 @@ def _column(
             once = sum(1 for _, n in counted if n == 1)
             column.values = [value for value, _ in counted]
             column.others = _round_up(max(0.01, 10 * once / there)) if once else 0.0
+    if kind == "float" and low is not None:
+        low, high = float(low), float(high)  # decimals too
     if kind in ("int", "float") and there and low is not None and math.isfinite(low) and math.isfinite(high):
         # A key that counts up, a constant, or a part of the calendar has no upper end worth guessing.
         column.low = 0 if low >= 0 else _widen(low, high)

@@ -7,24 +7,26 @@ the new one.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-import subprocess
 import time
 from array import array
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.core.errors import BadInput, Conflict, NotFound
-from holdfast.core.ports import Progress
-from holdfast.core.records import DatasetVersion
 from holdfast.data import cache as caches
 from holdfast.data import hashing, ignore, manifest, pointers, repository, state, tree
 from holdfast.data.cache import Cache
 from holdfast.data.hashing import Digest
 from holdfast.data.repository import Repository
+
+if TYPE_CHECKING:
+    from holdfast.core.ports import Progress
+    from holdfast.core.records import DatasetVersion
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Snapshot:
     def version(
         self, name: str, path: str, *, at: int, rows: int | None = None, schema: str | None = None
     ) -> DatasetVersion:
+        from holdfast.core.records import DatasetVersion
+
         return DatasetVersion(
             name=name, path=path, md5=self.md5, sha256=self.sha256, size=self.size, files=self.files, rows=rows, schema=schema, at=at,
         )  # fmt: skip
@@ -141,19 +145,25 @@ def take(
     known = state.load(where, place)
     if not md5_only:
         known.forget_half_known()
-    if known.same_as(found) and keep is None and (known.md5_dir or not is_folder):
+    # After a checkout the files are known and the SHA-256 of the whole is not.
+    named = not is_folder or bool(known.md5_dir and (known.tree or md5_only))
+    if known.same_as(found) and keep is None and named:
         return Snapshot(place, is_folder, known, status.st_mode)
     reuse = known.unchanged(found)
     absent = _absent(known, reuse, keep)
     todo = [at for at, old in enumerate(reuse) if old < 0 or at in absent]
-    if not todo and known.same_as(found) and (known.md5_dir or not is_folder):
+    if not todo and known.same_as(found) and named:
         return Snapshot(place, is_folder, known, status.st_mode)
 
     base = str(place) + "/" if is_folder else str(place.parent) + "/"
-    digests = _read(base, found, todo, keep, links, progress or _silent)
+    with keep.settling() if keep is not None else nullcontext():
+        digests = _read(base, found, todo, keep, links, progress or _silent)
     index = _merge(found, known, reuse, digests)
     if is_folder:
-        _name_whole(index)
+        if named and (index.paths, index.md5, index.sha256) == (known.paths, known.md5, known.sha256):
+            index.md5_dir, index.tree = known.md5_dir, known.tree
+        else:
+            _name_whole(index)
     fresh = tuple(found.paths[at] for at in todo if reuse[at] < 0)
     state.save(where, place, index, looked_at=looked)
     return Snapshot(place, is_folder, index, status.st_mode, fresh)
@@ -183,6 +193,7 @@ def _read(
         digest = keep.take_in(path, links if found.paths[at] not in found.links else ("copy",))
         if found.paths[at] in found.links and not _is_ours(path, keep):
             # DVC tracks what a link shows, as a file of its own.
+            keep.settle()
             keep.link_into(keep.path(digest.md5), path, links)
             digest = Digest(digest.md5, digest.sha256, tree.signature(os.stat(path)), digest.mode)
         return digest
@@ -203,16 +214,24 @@ def _is_ours(path: str, cache: Cache) -> bool:
 
 def _merge(found: tree.Listing, known: state.Index, reuse: list[int], digests: dict[int, Digest]) -> state.Index:
     stats = array("q", found.stats)
+    if found.paths == known.paths:
+        # The same files in the same order: only what was read is put in its place.
+        md5, sha256 = bytearray(known.md5), bytearray(known.sha256)
+        for at, digest in digests.items():
+            stats[4 * at : 4 * at + 4] = array("q", digest.stat)
+            md5[16 * at : 16 * at + 16] = bytes.fromhex(digest.md5)
+            sha256[32 * at : 32 * at + 32] = bytes.fromhex(digest.sha256)
+        return state.Index(found.paths, stats, bytes(md5), bytes(sha256))
     md5s, shas = [], []
     for at, old in enumerate(reuse):
-        digest = digests.get(at)
-        if digest is None:
+        read = digests.get(at)
+        if read is None:
             md5s.append(known.md5[16 * old : 16 * old + 16])
             shas.append(known.sha256[32 * old : 32 * old + 32])
         else:
-            stats[4 * at : 4 * at + 4] = array("q", digest.stat)
-            md5s.append(bytes.fromhex(digest.md5))
-            shas.append(bytes.fromhex(digest.sha256))
+            stats[4 * at : 4 * at + 4] = array("q", read.stat)
+            md5s.append(bytes.fromhex(read.md5))
+            shas.append(bytes.fromhex(read.sha256))
     return state.Index(found.paths, stats, b"".join(md5s), b"".join(shas))
 
 
@@ -270,19 +289,49 @@ def check_addable(repo: Repository, place: Path) -> None:
         raise BadInput(f"{place} is a pointer, not data", hint="commit it with git")
     if place.is_dir():
         ignore.refuse_inside(place)
-    if repo.scm is not None and shutil.which("git"):
+    _check_overlap(repo, place)
+    if repo.scm is not None:
+        _refuse_tracked_by_git(repo.scm, place)
+
+
+def _refuse_tracked_by_git(top: Path, place: Path) -> None:
+    import subprocess
+
+    try:
         listed = subprocess.run(
-            ["git", "-C", str(repo.scm), "ls-files", "-z", "--", str(place)],
-            capture_output=True,
-            check=False,
-            timeout=60,
+            ["git", "-C", str(top), "ls-files", "-z", "--", str(place)], capture_output=True, check=False, timeout=60
         ).stdout
-        if listed:
-            inner = os.path.relpath(place, repo.scm)
-            raise Conflict(
-                f"git tracks {inner} already",
-                hint=f"let go of it first: git rm -r --cached {inner!r} && git commit -m 'stop tracking'",
-            )
+    except FileNotFoundError:
+        return  # no git here
+    if listed:
+        inner = os.path.relpath(place, top)
+        raise Conflict(
+            f"git tracks {inner} already",
+            hint=f"let go of it first: git rm -r --cached {inner!r} && git commit -m 'stop tracking'",
+        )
+
+
+def _check_overlap(repo: Repository, place: Path) -> None:
+    """Two pointers, or a pointer and a stage, that speak of one file would each overwrite what the other says."""
+    from holdfast.data import stages
+
+    for pointer in pointers.read_all(repo):
+        for out in pointer.outs:
+            if place != out.place and place.is_relative_to(out.place):
+                raise Conflict(f"{place.name} lies in {out.path}, which is tracked as a whole", hint="add that folder")
+            if place != out.place and out.place.is_relative_to(place):
+                raise Conflict(
+                    f"{os.path.relpath(out.place, repo.root)} in it is tracked already",
+                    hint=f"let go of it first: holdfast data remove {os.path.relpath(pointer.file, repo.root)}",
+                )
+    for file in stages.files(repo):
+        for stage in stages.load(file, repo.root):
+            for written in stage.outs:
+                there = Path(os.path.normpath(stage.folder / written.path))
+                if place.is_relative_to(there) or there.is_relative_to(place):
+                    raise Conflict(
+                        f"stage {stage.name!r} writes {written.path}", hint="bring it up with `holdfast data repro`"
+                    )
 
 
 def commit(repo: Repository, snapshot: Snapshot) -> None:
@@ -302,6 +351,8 @@ def commit(repo: Repository, snapshot: Snapshot) -> None:
     file = place.with_name(place.name + ".dvc")
     point(repo, file, place.name, content)
     if repo.autostage and repo.scm is not None:
+        import subprocess
+
         staged = [str(file), str(place.parent / ".gitignore")]
         subprocess.run(["git", "-C", str(repo.scm), "add", "--", *staged], check=False, capture_output=True, timeout=60)
 

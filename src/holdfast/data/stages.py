@@ -6,13 +6,14 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import BadInput, NotFound
 from holdfast.data import pointers
+from holdfast.data import text as text_files
 from holdfast.data.pointers import Out, dump_yaml, load_yaml
 from holdfast.data.repository import Repository
 
@@ -45,10 +46,13 @@ class Stage:
     outs: tuple[StageOut, ...] = ()
     frozen: bool = False
     always_changed: bool = False
+    root: Path | None = None
 
     @property
     def address(self) -> str:
-        return self.name if self.file.name == "dvc.yaml" else f"{self.file.name}:{self.name}"
+        """The name by which a stage is called everywhere: one of another ``dvc.yaml`` than the top one carries its path."""
+        where = os.path.relpath(self.file, self.root) if self.root is not None else self.file.name
+        return self.name if where == "dvc.yaml" else f"{where}:{self.name}"
 
 
 def files(repo: Repository) -> list[Path]:
@@ -62,7 +66,10 @@ def load(file: Path, root: Path) -> list[Stage]:
     Raises:
         BadInput: the file cannot be used; the message names the stage.
     """
-    text = _text(file)
+    try:
+        text = _text(file)
+    except FileNotFoundError:
+        raise BadInput(f"{file} is a link that leads nowhere", hint="remove it, or mend the link") from None
     if not text.strip():
         return []
     data = load_yaml(text, file, aliases=True)
@@ -80,17 +87,13 @@ def load(file: Path, root: Path) -> list[Stage]:
 
 
 def _text(file: Path) -> str:
-    raw = file.read_bytes()
-    if len(raw) > 16 << 20:
-        raise BadInput(f"{file} is larger than 16 MiB")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        raise BadInput(f"{file} is not UTF-8 text") from None
+    return text_files.read(file)
 
 
 def _variables(spec: Any, file: Path) -> dict[str, Any]:
     """``params.yaml`` where there is one, and what ``vars`` adds."""
+    if spec is not None and not isinstance(spec, list):
+        raise BadInput(f"{file}: `vars` is not a list", hint="one file name or mapping a line, each after a dash")
     scope: dict[str, Any] = {}
     default = file.parent / PARAMS
     if default.is_file():
@@ -194,7 +197,8 @@ def _stage(name: str, spec: dict[str, Any], scope: dict[str, Any], file: Path, r
     spec = {k: resolve(v, scope, file) for k, v in spec.items() if k not in ("vars", "meta", "desc")}
     cmd = spec.get("cmd")
     if not cmd or not isinstance(cmd, str | list):
-        raise BadInput(f"{file}: stage {name!r} has no cmd")
+        raise BadInput(f"{file}: stage {name!r} has no cmd", hint="give it the shell line to run")
+    _check_shape(name, spec, file)
     folder = Path(os.path.normpath(file.parent / str(spec.get("wdir", "."))))
     outs = [out for key in _OUT_KEYS for out in _outs(spec.get(key))]
     for out in outs:
@@ -202,11 +206,34 @@ def _stage(name: str, spec: dict[str, Any], scope: dict[str, Any], file: Path, r
     deps = tuple(sorted(os.path.normpath(str(d)) for d in spec.get("deps") or []))
     return Stage(
         name, file, folder, [str(c) for c in cmd] if isinstance(cmd, list) else cmd, deps, _params(spec.get("params")),
-        tuple(sorted(outs, key=lambda o: o.path)), bool(spec.get("frozen")), bool(spec.get("always_changed")),
+        tuple(sorted(outs, key=lambda o: o.path)), bool(spec.get("frozen")), bool(spec.get("always_changed")), root,
     )  # fmt: skip
 
 
+def _check_shape(name: str, spec: Mapping[str, Any], file: Path) -> None:
+    for key in ("deps", "params", *_OUT_KEYS):
+        entries = spec.get(key) or []
+        if not isinstance(entries, list):
+            raise BadInput(f"{file}: stage {name!r}: {key} is not a list", hint="one path a line, each after a dash")
+        for entry in entries:
+            options = next(iter(entry.values())) if isinstance(entry, dict) and len(entry) == 1 else None
+            fine = not isinstance(entry, dict | list) and entry is not None
+            if key != "deps" and isinstance(entry, dict) and entry:
+                # params: file → keys, several to an entry; outs: one path → options
+                fine = (
+                    all(v is None or isinstance(v, list) for v in entry.values())
+                    if key == "params"
+                    else len(entry) == 1 and (options is None or isinstance(options, dict))
+                )
+            if not fine:
+                raise BadInput(
+                    f"{file}: stage {name!r}: {key} has {str(entry)[:80]!r}, which is no path", hint="write a path"
+                )
+
+
 def _stage_variables(spec: Any, file: Path) -> dict[str, Any]:
+    if spec is not None and not isinstance(spec, list):
+        raise BadInput(f"{file}: `vars` of a stage is not a list", hint="one mapping a line, each after a dash")
     return {} if not spec else {k: v for entry in spec if isinstance(entry, dict) for k, v in entry.items()}
 
 
@@ -266,21 +293,30 @@ def params_of(stage: Stage) -> dict[str, dict[str, Any]]:
     """
     found: dict[str, dict[str, Any]] = {}
     for name, keys in stage.params.items():
-        values = read_params_file(stage.folder / name)
-        if not keys:
-            found[name] = {k: values[k] for k in sorted(values)}
-            continue
-        found[name] = {}
-        for key in keys:
-            at: Any = values
-            for part in [key] if key in values else key.split("."):
-                if not isinstance(at, dict) or part not in at:
-                    raise NotFound(
-                        f"stage {stage.name!r}: parameter {key!r} is not in {name}", hint="add it, or mend dvc.yaml"
-                    )
-                at = at[part]
-            found[name][key] = at
+        found[name], absent = pick(read_params_file(stage.folder / name), keys)
+        if absent:
+            raise NotFound(
+                f"stage {stage.name!r}: parameter {absent[0]!r} is not in {name}", hint="add it, or mend dvc.yaml"
+            )
     return found
+
+
+def pick(values: Mapping[str, Any], keys: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """(key → value, keys that are not there). Dotted keys lead into mappings; no keys mean all."""
+    if not keys:
+        return {k: values[k] for k in sorted(values)}, []
+    found: dict[str, Any] = {}
+    absent = []
+    for key in keys:
+        at: Any = values
+        for part in [key] if key in values else key.split("."):
+            if not isinstance(at, dict) or part not in at:
+                absent.append(key)
+                break
+            at = at[part]
+        else:
+            found[key] = at
+    return found, absent
 
 
 # --- the lock file ----------------------------------------------------------------------------------------------------

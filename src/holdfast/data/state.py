@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import time
+import zlib
 from array import array
 from binascii import hexlify
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
-
 from holdfast.data.tree import Listing
 
-FORMAT = 1
+MAGIC = b"HFIX2\n"
+_HEAD = struct.Struct("<6sIQI36s64s")
+"""Magic, number of files, bytes of the paths, CRC of all that follows, the names of the whole. Then the paths with NUL between
+them, the stats (4 int64 a file, native), the MD5s, the SHA-256s. Not a general format: read at every command, so read in one go."""
 RACY_NS = 50_000_000
 """A file changed this shortly before it was looked at may change again without its times moving; it is not believed."""
 
@@ -52,6 +55,9 @@ class Index:
         """Per file of the listing its place in this index, or -1 where it must be read."""
         if self.same_as(listing):
             return list(range(len(listing.paths)))
+        if self.paths == listing.paths:
+            before, now = (zip(*[iter(stats)] * 4, strict=True) for stats in (self.stats, listing.stats))
+            return [at if a == b else -1 for at, (a, b) in enumerate(zip(before, now, strict=True))]
         known = {path: at for at, path in enumerate(self.paths)}
         mine, theirs = self.stats, listing.stats
         out = []
@@ -72,16 +78,22 @@ def load(state: Path | None, place: Path) -> Index:
         return Index()
     try:
         raw = location(state, place).read_bytes()
-        form, paths, stats, md5, sha256, md5_dir, tree = msgspec.msgpack.decode(
-            raw, type=tuple[int, list[str], bytes, bytes, bytes, str, str]
-        )
-    except (OSError, msgspec.MsgspecError):
+        magic, count, length, check, md5_dir, tree = _HEAD.unpack_from(raw)
+        body = memoryview(raw)[_HEAD.size :]
+        if magic != MAGIC or len(body) != length + 80 * count or zlib.crc32(body) != check:
+            return Index()
+        paths = bytes(body[:length]).decode().split("\0") if count else []
+        if len(paths) != count:
+            return Index()
+    except (OSError, ValueError, struct.error):
         return Index()
     numbers = array("q")
-    if form != FORMAT or len(stats) != 32 * len(paths) or len(md5) != 16 * len(paths) or len(sha256) != 32 * len(paths):
-        return Index()
-    numbers.frombytes(stats)
-    return Index(paths, numbers, md5, sha256, md5_dir, tree)
+    numbers.frombytes(body[length : length + 32 * count])
+    digests = length + 32 * count
+    return Index(
+        paths, numbers, bytes(body[digests : digests + 16 * count]), bytes(body[digests + 16 * count :]),
+        md5_dir.rstrip(b"\0").decode(), tree.rstrip(b"\0").decode(),
+    )  # fmt: skip
 
 
 def save(state: Path | None, place: Path, index: Index, *, looked_at: int | None = None) -> None:
@@ -98,8 +110,11 @@ def save(state: Path | None, place: Path, index: Index, *, looked_at: int | None
                 stats[at] = -1
     file = location(state, place)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    raw = msgspec.msgpack.encode(
-        (FORMAT, index.paths, stats.tobytes(), index.md5, index.sha256, index.md5_dir, index.tree)
+    names = "\0".join(index.paths).encode()
+    body = names + stats.tobytes() + index.md5 + index.sha256
+    raw = (
+        _HEAD.pack(MAGIC, len(index.paths), len(names), zlib.crc32(body), index.md5_dir.encode(), index.tree.encode())
+        + body
     )
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from holdfast.core.errors import NotFound
 from holdfast.data import cache as caches
-from holdfast.data import legacy, pointers, snapshot
+from holdfast.data import pointers, snapshot
 from holdfast.data.pointers import Out, Pointer
 from holdfast.data.repository import Repository
 
 
-class OutState(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class OutState:
     """One out that is not as its pointer says: ``modified``, ``deleted``, ``not in cache`` or ``new`` (never hashed).
     The lists say which files of a folder."""
 
     pointer: str
     path: str
     state: str
-    added: list[str] = []
-    changed: list[str] = []
-    removed: list[str] = []
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
 
 
-class Quarantine(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Quarantine:
     """Files of a dataset that were kept out, and why."""
 
     name: str
@@ -113,10 +115,13 @@ def of_out(repo: Repository, pointer: Pointer, out: Out, *, granular: bool = Fal
         # As DVC: what is neither here nor in the cache was never fetched.
         return OutState(name, out.path, "deleted" if stored else "not in cache")
     if out.legacy:
+        from holdfast.data import legacy
+
         same, now = legacy.compare(repo, out)
     else:
         taken = snapshot.take(out.place, repo=repo, md5_only=True)
-        same, now = taken.md5 == out.md5, taken.members
+        same = taken.md5 == out.md5
+        now = {} if same else taken.members
     if same:
         return None if stored else OutState(name, out.path, "not in cache")
     if not granular or not out.is_folder or not stored:
@@ -136,14 +141,47 @@ def as_dvc(states: Sequence[OutState]) -> dict[str, list[dict[str, dict[str, str
     return {pointer: [{"changed outs": changed}] for pointer, changed in found.items()}
 
 
+def stages_of(repo: Repository, targets: Sequence[Path] = ()) -> tuple[dict[str, list[Any]], list[Path]]:
+    """Stages of ``dvc.yaml`` that differ from their lock, in the shape of ``dvc status --json``, and the targets that are no
+    stages.
+
+    Raises:
+        BadInput: a stage file cannot be used.
+    """
+    if not pointers.find_named(repo, "dvc.yaml"):
+        return {}, list(targets)
+    from holdfast.data import repro
+
+    rest = [target for target in targets if not repro.is_stage(repo, str(target))]
+    if targets and len(rest) == len(targets):
+        return {}, rest
+    return repro.status(repo, [str(target) for target in targets]), rest
+
+
+def in_words(why: Sequence[Any]) -> list[str]:
+    """What ``stages_of`` says of one stage, a line each."""
+    lines = []
+    for change in why:
+        if isinstance(change, str):
+            lines.append(change)
+            continue
+        for what, paths in change.items():
+            for path, state in paths.items():
+                inner = state.items() if isinstance(state, dict) else [("", state)]
+                lines += [f"{what}: {path}{':' + key if key else ''}: {word}" for key, word in inner]
+    return lines
+
+
 def quarantined(root: Path) -> list[Quarantine]:
     """What the ledger keeps out, read from the notices beside it."""
+    import json
+
     folder = root / ".holdfast" / "datasets"
     found = []
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            notice = msgspec.json.decode(file.read_bytes())
+            notice = json.loads(file.read_bytes())
             found += [Quarantine(notice["name"], q["path"], q["why"]) for q in notice["quarantined"]]
-        except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return found

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.core.errors import NotFound
-from holdfast.core.ports import Progress
 from holdfast.data import cache as caches
 from holdfast.data import checkout, hashing, manifest, remotes, status
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.remotes import Name, Remote
 from holdfast.data.repository import Repository
+
+if TYPE_CHECKING:
+    from holdfast.core.ports import Progress
 
 
 @dataclass
@@ -54,7 +58,15 @@ def push(
     moved = Moved()
     with repo.lock():
         for where, mine in _by_remote(repo, _outs(repo, targets, outs), remote).items():
-            _push(cache, remotes.of(repo, where), [out for out in mine if out.push], targets, verify, progress, moved)
+            _push(
+                cache,
+                remotes.of(repo, where),
+                [out for out in mine if out.push and out.other is None],
+                targets,
+                verify,
+                progress,
+                moved,
+            )
     if moved.missing:
         raise NotFound(
             f"{moved.missing[0]} is in neither the cache nor the remote", hint="somebody who has it must push it"
@@ -125,14 +137,17 @@ def _send(cache: Cache, remote: Remote, names: list[Name], verify: bool, progres
     def work(name: Name) -> int:
         file = cache.path(name.md5, legacy=name.legacy)
         remote.put(name, file)
-        if verify:
-            remotes.verify(name, read_back(cache, remote, name), remote.label)
         return os.stat(file).st_size
 
-    for at, (name, size) in enumerate(zip(names, hashing.in_parallel(work, names), strict=True), 1):
-        moved.objects += 1
-        moved.bytes += size
-        progress(at, len(names), name.md5[:8])
+    # When this ends they are durable: the manifest that names them comes after.
+    with remote.cache.settling() if isinstance(remote, remotes.FolderRemote) else nullcontext():
+        for at, (name, size) in enumerate(zip(names, hashing.in_parallel(work, names), strict=True), 1):
+            moved.objects += 1
+            moved.bytes += size
+            progress(at, len(names), name.md5[:8])
+    if verify:
+        for name, md5 in zip(names, hashing.in_parallel(lambda n: read_back(cache, remote, n), names), strict=True):
+            remotes.verify(name, md5, remote.label)
 
 
 def read_back(cache: Cache, remote: Remote, name: Name) -> str:
@@ -177,6 +192,9 @@ def _fetch(
     for where, mine in _by_remote(repo, _outs(repo, targets, outs), remote).items():
         for out in mine:
             name = Name(str(out.md5), out.legacy)
+            if out.other is not None:
+                _fetch_import(repo, cache, out, targets, moved)
+                continue
             if not out.is_folder:
                 wanted.setdefault(where, set()).add(name)
                 continue
@@ -196,6 +214,23 @@ def _fetch(
         cache.put(data, name.md5, legacy=name.legacy)
         moved.objects += 1
     return moved
+
+
+def _fetch_import(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], moved: Moved) -> None:
+    """An import from another repository is kept there, not on our remotes."""
+    from holdfast.data import imports
+
+    name = Name(str(out.md5), out.legacy)
+    inner = checkout.below(out, targets) if out.is_folder else None
+    needed = {name}
+    if out.is_folder and cache.has(name.md5, legacy=name.legacy):
+        members = cache.members(name.md5, legacy=name.legacy)
+        needed |= {Name(m, out.legacy) for p, m in members.items() if inner is None or inner(p)}
+    lacking = _lacking(cache, needed)
+    moved.already += len(needed) - len(lacking)
+    if lacking:
+        imports.bring(repo, out, only=None if inner is None else checkout.inner_names(out, targets))
+        moved.objects += len(lacking)
 
 
 def _lacking(cache: Cache, names: set[Name]) -> set[Name]:
@@ -229,12 +264,13 @@ def _manifest(
 
 
 def _receive(cache: Cache, remote: Remote, names: list[Name], progress: Progress, moved: Moved) -> None:
-    for at, (name, size) in enumerate(
-        zip(names, hashing.in_parallel(lambda n: receive(cache, remote, n), names), strict=True), 1
-    ):
-        moved.objects += 1
-        moved.bytes += size
-        progress(at, len(names), name.md5[:8])
+    with cache.settling():
+        for at, (name, size) in enumerate(
+            zip(names, hashing.in_parallel(lambda n: receive(cache, remote, n), names), strict=True), 1
+        ):
+            moved.objects += 1
+            moved.bytes += size
+            progress(at, len(names), name.md5[:8])
 
 
 def receive(cache: Cache, remote: Remote, name: Name) -> int:
@@ -281,5 +317,33 @@ def pull(
     Raises:
         NotFound, Damaged, BadInput, Unavailable, Conflict: as those two.
     """
+    _complete(repo, targets, progress)
     moved = fetch(repo, targets, remote=remote, progress=progress)
     return moved, checkout.checkout(repo, targets, force=force, progress=progress)
+
+
+def _complete(repo: Repository, targets: Sequence[Path], progress: Progress) -> None:
+    """Imports that were made without their data have no version yet, and get it now."""
+    bare = []
+    with suppress(NotFound):  # a target may be what a stage wrote
+        bare = [p for p in status.choose(repo, targets) if p.origin is not None and p.outs[0].md5 is None]
+    if not bare:
+        return
+    from holdfast.data import imports
+
+    with repo.lock():
+        for pointer in bare:
+            imports.complete(repo, pointer, progress=progress)
+
+
+def members_of(repo: Repository, out: Out) -> dict[str, str]:
+    """path → md5 of a tracked folder; its manifest is fetched where it is not in the cache. The caller holds the lock.
+
+    Raises:
+        NotFound: neither cache nor remote has the manifest.
+    """
+    cache, name = caches.of(repo), Name(str(out.md5), out.legacy)
+    members, data = _manifest(repo, cache, out.remote, name, out)
+    if data is not None:
+        cache.put(data, name.md5, legacy=name.legacy)
+    return members

@@ -47,7 +47,7 @@ def listing(folder: Path, *, ignore: Ignore | None = None) -> Listing:
         BadInput: a name is not UTF-8, or something in it is neither a file, a folder nor a link.
     """
     out = Listing()
-    paths, stats = out.paths, out.stats
+    paths, numbers = out.paths, list[int]()
     stack = [("", str(folder))]
     while stack:
         prefix, where = stack.pop()
@@ -57,6 +57,13 @@ def listing(folder: Path, *, ignore: Ignore | None = None) -> Listing:
         except NotADirectoryError:
             raise NotFound(f"{where} is not a folder") from None
         if prefix and any(e.name == ".dvc" and e.is_dir(follow_symlinks=False) for e in entries):
+            continue
+        if ignore is None and all(entry.is_file(follow_symlinks=False) for entry in entries):
+            # The usual folder holds files only: nothing to decide for each.
+            paths += [prefix + entry.name for entry in entries]
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                numbers += (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
             continue
         for entry in entries:
             path = prefix + entry.name
@@ -84,7 +91,8 @@ def listing(folder: Path, *, ignore: Ignore | None = None) -> Listing:
                     hint="pipes, sockets and devices cannot be tracked; list it in .dvcignore",
                 )
             paths.append(path)
-            stats.extend((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            numbers += (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    out.stats = array("q", numbers)
     _check_names(paths, folder)
     return out
 

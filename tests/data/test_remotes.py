@@ -1,0 +1,453 @@
+"""Every kind of remote by one contract: verified, resumable, manifest last, damage found and mended; and their options."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import http.server
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.data.conftest import content, fill
+
+from holdfast.core.errors import BadConfig, Damaged, HoldfastError, NotFound, Unavailable
+from holdfast.data import cache as caches
+from holdfast.data import gc, pointers, remotes, repository, scrub, snapshot, status, stores, transfer
+from holdfast.data.remotes import Name, Remote
+from holdfast.data.repository import Repository
+
+FILES = {"a.bin": b"a" * 70_000, "sub/b.bin": b"b", "sub-1/ü d.bin": b"c" * 5000, "empty": b""}
+SECRET = "hunter2-never-shown"
+
+
+def configured(repo: Repository, url: str, options: dict[str, str], *, name: str = "r") -> Repository:
+    """The repository with a remote of that URL, its secrets in ``.dvc/config.local``."""
+    (repo.dvc / "config").write_text(f"[core]\n    remote = {name}\n['remote \"{name}\"']\n    url = {url}\n")
+    lines = "".join(f"    {key} = {value}\n" for key, value in options.items())
+    (repo.dvc / "config.local").write_text(f"['remote \"{name}\"']\n{lines}")
+    return repository.open_at(repo.root)
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    server_kind = pytest.importorskip("moto.server").ThreadedMotoServer
+    server = server_kind(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+_BUCKETS = iter(range(1000))
+
+
+def s3(repo: Repository, endpoint: str) -> Repository:
+    import boto3
+
+    bucket = f"data-{next(_BUCKETS)}"
+    options = {"access_key_id": "me", "secret_access_key": SECRET, "region": "us-east-1"}
+    boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="me", aws_secret_access_key=SECRET, region_name="us-east-1"
+    ).create_bucket(Bucket=bucket)
+    return configured(repo, f"s3://{bucket}/some/where", {**options, "endpointurl": endpoint})
+
+
+class _Ssh:
+    """An SFTP server over a folder, in a thread."""
+
+    def __init__(self, folder: Path) -> None:
+        import asyncssh
+
+        self.folder, self.key = folder, asyncssh.generate_private_key("ssh-ed25519")
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.server = asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result(20)
+        self.port = self.server.get_port()
+
+    async def _listen(self) -> Any:
+        import asyncssh
+
+        class Door(asyncssh.SSHServer):
+            def begin_auth(self, username: str) -> bool:
+                return True
+
+            def password_auth_supported(self) -> bool:
+                return True
+
+            def validate_password(self, username: str, password: str) -> bool:
+                return (username, password) == ("me", SECRET)
+
+        root = str(self.folder).encode()
+        return await asyncssh.listen(
+            "127.0.0.1", 0, server_factory=Door, server_host_keys=[self.key],
+            sftp_factory=lambda chan: asyncssh.SFTPServer(chan, chroot=root),
+        )  # fmt: skip
+
+    def known(self, home: Path) -> None:
+        (home / ".ssh").mkdir(parents=True, exist_ok=True)
+        public = self.key.export_public_key().decode().strip()
+        (home / ".ssh" / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {public}\n")
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.server.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+
+
+@pytest.fixture
+def ssh_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Ssh]:
+    pytest.importorskip("asyncssh")
+    (tmp_path / "far").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    server = _Ssh(tmp_path / "far")
+    server.known(tmp_path / "home")
+    yield server
+    server.close()
+
+
+def ssh(repo: Repository, server: _Ssh) -> Repository:
+    return configured(
+        repo, f"ssh://me@127.0.0.1:{server.port}/deep/store", {"password": SECRET, "allow_agent": "false"}
+    )
+
+
+@pytest.fixture(params=["folder", "s3", "ssh"])
+def shared(request: pytest.FixtureRequest, repo: Repository) -> Repository:
+    """A repository with one kind of remote, data tracked and not yet pushed."""
+    if request.param == "s3":
+        repo = s3(repo, request.getfixturevalue("s3_server"))
+    elif request.param == "ssh":
+        repo = ssh(repo, request.getfixturevalue("ssh_server"))
+    fill(repo.root / "data", FILES)
+    fill(repo.root, {"single": b"one file"})
+    snapshot.add(repo.root, Path("data"))
+    snapshot.add(repo.root, Path("single"))
+    return repo
+
+
+def fresh(repo: Repository) -> None:
+    shutil.rmtree(repo.cache)
+    shutil.rmtree(repo.root / "data")
+    (repo.root / "single").unlink()
+
+
+def spoil(repo: Repository, name: Name, data: bytes) -> None:
+    """Other bytes under a name of the remote, as a rotten disk would leave them."""
+    far = remotes.of(repo)
+    far.delete(name)
+    file = repo.root / ".dvc" / "tmp" / "spoiled"
+    file.write_bytes(data)
+    original = remotes.verify
+    try:
+        remotes.verify = lambda *words: None
+        if not isinstance(far, remotes.FolderRemote | remotes.StoreRemote):
+            import holdfast.data.remotes_ssh as module
+
+            module.verify = lambda *words: None
+        far.put(name, str(file))
+    finally:
+        remotes.verify = original
+        if not isinstance(far, remotes.FolderRemote | remotes.StoreRemote):
+            module.verify = original
+    close(far)
+
+
+def close(far: Remote) -> None:
+    getattr(far, "close", lambda: None)()
+
+
+def test_what_is_pushed_comes_back_and_nothing_is_sent_twice(shared: Repository) -> None:
+    moved = transfer.push(shared, verify=True)
+    assert moved.objects == len(FILES) + 2
+    assert transfer.push(shared).objects == 0
+    fresh(shared)
+    got, _ = transfer.pull(shared, [shared.root / "data" / "sub"])
+    assert got.objects == 2 and content(shared.root / "data") == {"sub/b.bin": b"b"}
+    got, _ = transfer.pull(shared)
+    assert content(shared.root / "data") == FILES and (shared.root / "single").read_bytes() == b"one file"
+    assert got.already == 1 and transfer.pull(shared)[0].objects == 0
+    assert status.outs(shared) == []
+
+
+def test_a_push_that_breaks_off_leaves_no_manifest_and_is_taken_up(
+    shared: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Name] = []
+    made = remotes.of
+
+    def limited(repo: Repository, name: str | None = None) -> Remote:
+        far = made(repo, name)
+        put = far.put
+
+        def one(name: Name, file: str) -> None:
+            # Several are under way at once, so a few more than these may get through.
+            if len(sent) >= 2:
+                raise Unavailable("the line is cut", hint="run again")
+            put(name, file)
+            sent.append(name)
+
+        far.put = one  # type: ignore[method-assign]
+        return far
+
+    monkeypatch.setattr(remotes, "of", limited)
+    with pytest.raises(Unavailable, match="cut"):
+        transfer.push(shared)
+    monkeypatch.setattr(remotes, "of", made)
+    far = made(shared)
+    there = set(far.all())
+    assert there == set(sent) and not any(name.md5.endswith(".dir") for name in there)
+    order: list[str] = []
+    monkeypatch.setattr(remotes, "of", lambda repo, name=None: recording(made(repo, name), order))
+    moved = transfer.push(shared)
+    assert (moved.objects, moved.already) == (len(FILES) + 2 - len(sent), len(sent))
+    assert order[-1].endswith(".dir") and not any(md5.endswith(".dir") for md5 in order[:-1])
+    close(far)
+
+
+def recording(far: Remote, order: list[str]) -> Remote:
+    put = far.put
+
+    def one(name: Name, file: str) -> None:
+        put(name, file)
+        order.append(name.md5)
+
+    far.put = one  # type: ignore[method-assign]
+    return far
+
+
+def test_damage_on_the_remote_is_found_named_not_taken_and_mended(shared: Repository) -> None:
+    transfer.push(shared)
+    md5 = pointers.read(shared.root / "data.dvc", shared.root).outs[0].md5
+    assert md5 is not None
+    victim = Name(caches.of(shared).members(md5)["a.bin"])
+    spoil(shared, victim, b"a" * 69_999 + b"b")
+    with pytest.raises(Damaged, match=victim.md5):
+        transfer.push(shared, verify=True)
+    found = scrub.scrub(shared, also_remote=True)
+    assert [bad.md5.rpartition(" ")[2] for bad in found.bad] == [victim.md5]
+    assert found.bad[0].affects == ["data in the workspace"]
+    kept = shared.root / "kept"
+    shutil.copytree(shared.cache, kept)
+    fresh(shared)
+    with pytest.raises(Damaged):
+        transfer.pull(shared)
+    assert not caches.of(shared).has(victim.md5) and not (shared.root / "data" / "a.bin").exists()
+    shutil.rmtree(shared.cache)
+    kept.rename(shared.cache)
+    mended = scrub.scrub(shared, also_remote=True, repair=True)
+    assert [bad.repaired_from for bad in mended.bad] == ["the cache"]
+    assert scrub.scrub(shared, also_remote=True).bad == []
+
+
+def test_scrub_mends_the_cache_from_the_remote(shared: Repository) -> None:
+    transfer.push(shared)
+    cache = caches.of(shared)
+    for md5 in cache.all():
+        path = Path(cache.path(md5))
+        if path.stat().st_size:
+            data = bytearray(path.read_bytes())
+            data[-1] ^= 1
+            path.chmod(0o644)
+            path.write_bytes(data)
+    shutil.rmtree(shared.root / "data")
+    found = scrub.scrub(shared, repair=True)
+    assert len(found.bad) == len(FILES) + 1 and all(bad.repaired_from for bad in found.bad)
+    assert scrub.scrub(shared).bad == []
+
+
+def test_gc_of_the_remote_keeps_what_is_needed(shared: Repository) -> None:
+    transfer.push(shared)
+    old = snapshot.identify(shared.root / "single").md5
+    fill(shared.root, {"single": b"second"})
+    snapshot.add(shared.root, Path("single"))
+    transfer.push(shared)
+    swept = gc.collect(shared, cloud=True)
+    assert any(old in name for name in swept.removed)
+    fresh(shared)
+    transfer.pull(shared)
+    assert content(shared.root / "data") == FILES and (shared.root / "single").read_bytes() == b"second"
+    far = remotes.of(shared)
+    with pytest.raises(NotFound):
+        transfer.receive(caches.of(shared), far, Name(old))
+    close(far)
+
+
+def test_the_web_can_be_read_and_not_written(repo: Repository, tmp_path: Path) -> None:
+    fill(repo.root / "data", FILES)
+    snapshot.add(repo.root, Path("data"))
+    transfer.push(repo)
+    asked: list[str | None] = []
+
+    class Door(http.server.SimpleHTTPRequestHandler):
+        def _door(self, go: Callable[[], None]) -> None:
+            asked.append(self.headers.get("Authorization"))
+            if asked[-1] != "Basic bWU6aHVudGVyMi1uZXZlci1zaG93bg==":
+                self.send_error(401)
+            else:
+                go()
+
+        def do_GET(self) -> None:
+            self._door(super().do_GET)
+
+        def do_HEAD(self) -> None:
+            self._door(super().do_HEAD)
+
+        def log_message(self, *words: object) -> None:
+            return None
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Door, directory=str(tmp_path / "store"))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f"http://127.0.0.1:{server.server_port}/"
+        web = configured(repo, url, {"auth": "basic", "user": "me", "password": SECRET})
+        shutil.rmtree(web.cache)
+        shutil.rmtree(web.root / "data")
+        transfer.pull(web)
+        assert content(web.root / "data") == FILES
+        assert transfer.push(web).objects == 0
+        fill(web.root, {"new": b"new"})
+        snapshot.add(web.root, Path("new"))
+        with pytest.raises(BadConfig, match="only be read"):
+            transfer.push(web)
+        barred = configured(repo, url, {})
+        shutil.rmtree(barred.cache)
+        with pytest.raises(Unavailable, match=r"refuses|reached"):
+            transfer.fetch(barred, [barred.root / "data"])
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_two_remotes_each_hold_what_is_meant_for_them(repo: Repository) -> None:
+    config = repo.dvc / "config"
+    config.write_text(config.read_text() + "['remote \"other\"']\n    url = ../../second\n")
+    (repo.dvc / "config.local").write_text("['remote \"third\"']\n    url = remote://other/inner  # below it\n")
+    repo = repository.open_at(repo.root)
+    fill(repo.root, {"a": b"a", "b": b"b"})
+    for name in "ab":
+        snapshot.add(repo.root, Path(name))
+    pointer = repo.root / "b.dvc"
+    pointer.write_text(pointer.read_text() + "  remote: other\n")
+    transfer.push(repo)
+    near, far = (set(caches.Cache(repo.root.parent / name).all()) for name in ("store", "second"))
+    assert len(near) == len(far) == 1 and not near & far
+    transfer.push(repo, remote="third")
+    assert set(caches.Cache(repo.root.parent / "second" / "inner").all()) == near | far
+    shutil.rmtree(repo.cache)
+    transfer.fetch(repo)
+    assert set(caches.of(repo).all()) == near | far
+    with pytest.raises(NotFound, match="did you mean 'other'"):
+        transfer.push(repo, remote="othr")
+
+
+def test_keys_come_from_the_files_the_configuration_names(repo: Repository, s3_server: str, tmp_path: Path) -> None:
+    repo = s3(repo, s3_server)
+    url = repo.remote_options()[1]["url"]
+    (tmp_path / "keys").write_text(
+        f"[default]\naws_access_key_id = no\n[mine]\naws_access_key_id = me\naws_secret_access_key = {SECRET}\n"
+    )
+    (tmp_path / "aws").write_text("[profile mine]\nregion = us-east-1\n[profile sso]\nsso_session = x\n")
+    files = {"credentialpath": str(tmp_path / "keys"), "configpath": str(tmp_path / "aws"), "endpointurl": s3_server}
+    fill(repo.root, {"a": b"a"})
+    snapshot.add(repo.root, Path("a"))
+    assert transfer.push(configured(repo, url, {**files, "profile": "mine"})).objects == 1
+    with pytest.raises(BadConfig, match="holds no keys"):
+        transfer.push(configured(repo, url, {**files, "profile": "sso"}))
+    with pytest.raises(NotFound, match="no AWS profile 'gone'"):
+        transfer.push(configured(repo, url, {**files, "profile": "gone"}))
+    (tmp_path / "keys").write_text(f"[mine]\naws_secret_access_key = {SECRET}\n{SECRET}\n[")
+    with pytest.raises(BadConfig, match="INI") as caught:
+        transfer.push(configured(repo, url, {**files, "profile": "mine"}))
+    assert SECRET not in str(caught.value)
+
+
+OPTIONS: list[tuple[str, dict[str, str], str]] = [
+    ("s3://b/p", {"grant_read": "x"}, "grant_read"),
+    ("s3://b/p", {"sse_customer_key": SECRET}, "sse_customer_key"),
+    ("s3://b/p", {"read_timeout": "soon"}, "seconds"),
+    ("s3://b/p", {"ssl_verify": "/nowhere.pem"}, "ssl_verify"),
+    ("s3://b/p", {"version_aware": "true"}, "version_aware"),
+    ("gs://b/p", {"secret": SECRET}, "secret"),
+    ("azure://c/p", {"connection_string": SECRET}, "connection_string"),
+    ("http://h/p", {"auth": "digest", "password": SECRET}, "digest"),
+    ("http://h/p", {"auth": "basic", "ask_password": "true"}, "terminal"),
+    ("hdfs://h/p", {}, "hdfs"),
+    ("ssh://h", {}, "folder"),
+    ("ssh://h/p", {"port": "many"}, "numbers"),
+    ("ssh://h/p", {"gss_kex": "x"}, "gss_kex"),
+    ("remote://r/x", {}, "itself"),
+]
+
+
+@pytest.mark.parametrize(("url", "options", "words"), OPTIONS)
+def test_an_option_that_cannot_be_honoured_is_refused(
+    repo: Repository, url: str, options: dict[str, str], words: str
+) -> None:
+    with pytest.raises(BadConfig, match=words) as caught:
+        remotes.of(configured(repo, url, options))
+    assert caught.value.hint and SECRET not in str(caught.value)
+
+
+def test_google_and_azure_options_reach_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No emulator of either is at hand: what is handed to the library is looked at, not what the service answers."""
+    import obstore.store
+
+    seen: dict[str, Any] = {}
+
+    def take(name: str, **config: Any) -> str:
+        seen.clear()
+        seen.update(config, name=name)
+        return "store"
+
+    monkeypatch.setattr(obstore.store, "AzureStore", take)
+    monkeypatch.setattr(obstore.store, "GCSStore", take)
+    text = "DefaultEndpointsProtocol=http;AccountName=acc;AccountKey=k==;BlobEndpoint=http://127.0.0.1:1/acc"
+    assert stores.open_store("r", "azure://box/in/side", {"connection_string": text}) == ("store", "in/side")
+    assert (seen["account_name"], seen["account_key"], seen["name"]) == ("acc", "k==", "box")
+    assert seen["endpoint"] == "http://127.0.0.1:1/acc" and seen["client_options"]["allow_http"]
+    stores.open_store("r", "azure://box", {"account_name": "acc", "sas_token": "t"})
+    assert seen["sas_key"] == "t"
+    stores.open_store("r", "gs://box/p", {"credentialpath": "~/k.json"})
+    assert seen["application_credentials"] == os.path.expanduser("~/k.json")
+    stores.open_store("r", "gs://box/p", {"allow_anonymous_login": "true", "endpointurl": "http://127.0.0.1:1"})
+    assert seen["skip_signature"] and seen["base_url"] == "http://127.0.0.1:1"
+
+
+def test_an_unknown_host_key_a_wrong_password_and_a_dead_host_are_told_apart(
+    repo: Repository, ssh_server: _Ssh, tmp_path: Path
+) -> None:
+    def push(**options: str) -> str:
+        far = configured(
+            repo, f"ssh://127.0.0.1:{ssh_server.port}/s", {"allow_agent": "false", "user": "me", **options}
+        )
+        with pytest.raises(HoldfastError) as caught:
+            transfer.push(far)
+        assert SECRET not in str(caught.value) and "wrong-secret" not in str(caught.value)
+        return str(caught.value)
+
+    fill(repo.root, {"a": b"a"})
+    snapshot.add(repo.root, Path("a"))
+    assert "refuses this user" in push(password="wrong-secret")
+    (tmp_path / "home" / ".ssh" / "known_hosts").write_text("")
+    assert "is not known" in push(password=SECRET)
+    ssh_server.close()
+    assert "cannot be reached" in push(password=SECRET, port="1")
+
+
+def test_secrets_are_in_no_error_and_no_output(repo: Repository) -> None:
+    dead = configured(
+        repo, "s3://bucket/p", {"access_key_id": "me", "secret_access_key": SECRET, "endpointurl": "http://127.0.0.1:1"}
+    )
+    fill(repo.root, {"a": b"a"})
+    snapshot.add(repo.root, Path("a"))
+    far = remotes.of(dead)
+    assert isinstance(far, remotes.StoreRemote)
+    assert remotes.without_secrets(f"https://u:{SECRET}@h/p?sig={SECRET}") == "https://h/p?…"
+    assert SECRET not in repr(far) and SECRET not in far.label
