@@ -15,7 +15,7 @@ from holdfast.backends.engine_duckdb import DuckdbEngine
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
 from holdfast.core import definitions as d
 from holdfast.core.errors import BadInput, NotFound
-from holdfast.features import materialize, push
+from holdfast.features import materialize, point_in_time, push
 from holdfast.features.lookup import Lookup, compile_plan
 
 
@@ -92,3 +92,52 @@ def test_mistakes(tmp_path: Path, engine: DuckdbEngine) -> None:
             materialize.run(online, engine, [view], {}, start=2, end=1)
         with pytest.raises(NotFound, match="'s'"):
             materialize.run(online, engine, [view], {"t": []}, start=None, end=1)
+
+
+def test_an_incremental_run_takes_late_files_of_old_events(tmp_path: Path, engine: DuckdbEngine) -> None:
+    at = 1_700_000_000_000_000
+    instant = pa.timestamp("us", tz="UTC")
+    source = d.Source("s", "s", timestamp="t")
+    view = d.FeatureView(
+        "v", [d.Entity("e", ["k"])], source, [d.Field("x", int), d.Aggregation("x", ["count", "sum"], ["1d"])], ttl="2d"
+    )
+    service = d.FeatureService("svc", [view])
+
+    def file(name: str, rows: list[tuple[int, int, int]], **more: list[Any]) -> Path:
+        k, t, x = zip(*rows, strict=True)
+        pq.write_table(pa.table({"k": k, "t": pa.array(t).cast(instant), "x": x, **more}), tmp_path / name)
+        return tmp_path / name
+
+    def wanted(files: list[Path], now: int) -> dict[str, Any]:
+        spine = pa.table({"k": [1, 2, 3], "now": pa.array([now] * 3).cast(instant)})
+        return (
+            point_in_time.historical(engine, service, spine, timestamp="now", sources={"s": files})
+            .select(service.columns())
+            .to_pydict()
+        )
+
+    def served(online: EmbeddedOnlineStore, now: int) -> dict[str, Any]:
+        rows = Lookup(compile_plan(service), online).rows([{"k": k} for k in (1, 2, 3)], at=[now] * 3)
+        return {c: [r[c] for r in rows] for c in service.columns()}
+
+    with EmbeddedOnlineStore(tmp_path / "online", map_size=1 << 28) as online:
+        first = file("a.parquet", [(1, at - 500, 10), (2, at - 400, 20), (2, at + 50, 21)])
+        for now, files in [
+            (at, [first]),
+            (at + 100, [first]),
+            # yesterday's rows come with today's file, which also has a column more
+            (at + 200, [first, file("b.parquet", [(1, at - 450, 11), (3, at - 300, 30)], extra=["u", "v"])]),
+            (at + 300, [first, tmp_path / "b.parquet"]),
+            # a file is written anew with more in it
+            (
+                at + 400,
+                [
+                    file("a.parquet", [(1, at - 500, 10), (1, at - 499, 12), (2, at - 400, 20), (2, at + 50, 21)]),
+                    tmp_path / "b.parquet",
+                ],
+            ),
+        ]:
+            report = materialize.run(online, engine, [view], {"s": files}, start=None, end=now)[0]
+            assert served(online, now) == wanted(files, now), (now, report)
+        again = materialize.run(online, engine, [view], {"s": files}, start=None, end=now + 1)[0]
+        assert again["rows"] == 0 and again["start"] == now  # nothing new is nothing read twice

@@ -13,6 +13,7 @@ import pytest
 from holdfast.backends.engine_duckdb import DuckdbEngine
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
 from holdfast.core import definitions as d
+from holdfast.core.errors import BadInput
 from holdfast.core.identity import HOUR, MINUTE
 from holdfast.features import lookup, point_in_time, push
 
@@ -98,3 +99,16 @@ def test_served_in_time_order_equals_the_training_set(tmp_path: Path, seed: int)
         engine, service, spine, timestamp="t", sources={"arrivals": landed, "planes": planes}
     )
     assert again.equals(wanted)
+
+
+def test_a_key_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    view = d.FeatureView("v", [d.Entity("k")], d.Source("s", "s.parquet", timestamp="t"), [d.Field("x", float)])
+    with (
+        EmbeddedOnlineStore(tmp_path / "online", map_size=1 << 24) as online,
+        push.Pusher(tmp_path, online, [view]) as pusher,
+    ):
+        pusher.push("s", [{"k": 2**63 - 1, "t": 1, "x": 1.0}], arrived=1)
+        table = lookup.Lookup(lookup.compile_plan(d.FeatureService("s", [view])), online)
+        assert table.rows([{"k": 2**63 - 1}, {"k": None}], at=[5, 5]) == [{"v__x": 1.0}, {"v__x": None}]
+        with pytest.raises(BadInput, match="64 bits"):
+            table.rows([{"k": 2**70}], at=[5])

@@ -161,6 +161,6 @@ def test_kept_events_of_entities_nobody_asks_for_stay_apart(engine: DuckdbEngine
         )
         for cache in (None, tmp_path / "cache", tmp_path / "cache")
     ]
-    assert list((tmp_path / "cache").glob("*.events.arrow"))
+    assert list((tmp_path / "cache").glob("*/about.json"))
     assert 0 < got[0]["v__x"].null_count < 60
     assert got[1].equals(got[0]) and got[2].equals(got[0])

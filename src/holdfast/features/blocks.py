@@ -5,9 +5,10 @@
     per column: value[n] · count[n+1] (non-null before i) · sum[n+1] · (distinct asked: previous[n])
     MessagePack: per text column its sorted distinct values
 
-``kind`` is 0 float64 (NaN = null), 1 int64, 2 text (cells are places in the sorted values). ``sum`` holds running sums
-where those are exact (integers within 2**53 and 2**62) and otherwise, for float64, the values with nulls as 0.
-``previous`` is the position of the same value before i, or −1.
+``kind`` is 0 float64 (NaN = null), 1 int64, 2 text (cells are places in the sorted values). ``flags`` say: running
+sums are exact, distinct is asked, no sum leaves the finite floats. ``sum`` holds running sums where those are exact (integers
+within 2**53 and 2**62) and otherwise, for float64, the values with nulls as 0. ``previous`` is the position of the same value
+before i, or −1.
 
 An entity has two blocks: a large *base*, rewritten rarely, and a small *tail*, rewritten by every push.
 """
@@ -29,7 +30,7 @@ from holdfast.core.ports import Buffer
 
 MAGIC = 0x31304B4C42464848
 FLOAT, INT, TEXT = 0, 1, 2
-EXACT, DISTINCT = 1, 2
+EXACT, DISTINCT, FINITE = 1, 2, 4
 HEADER = 5
 TAIL_MOST = 96
 """Events in a tail before it is merged into the base (more where the base is large)."""
@@ -112,6 +113,8 @@ def _small_column(values: Sequence[Any], distinct: bool) -> tuple[int, int, list
         return INT, flags, [_cells(filled), counts, bytes(8 * len(values) + 8), *last], None
     floats = [math.nan if v is None else float(v) for v in values]
     zeros = [0.0 if v is None else float(v) for v in values]
+    if max(map(abs, zeros), default=0.0) * len(zeros) < 1e300:
+        flags |= FINITE
     if all(map(float.is_integer, zeros)) and sum(map(abs, zeros)) < 2.0**53:
         flags |= EXACT
         sums = array("d", accumulate(zeros, initial=0.0))
@@ -140,6 +143,8 @@ def _column(values: Sequence[Any], distinct: bool) -> tuple[int, int, list[bytes
     cells = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     filled = np.where(np.isnan(cells), 0.0, cells)
     sums = np.zeros(n + 1, dtype=np.float64)
+    if float(np.abs(filled).max(initial=0.0)) * n < 1e300:
+        flags |= FINITE
     if exact_sums(filled):
         flags |= EXACT
         np.cumsum(filled, out=sums[1:])
@@ -237,8 +242,11 @@ class Block:
             return result
         if kind == INT:
             return sum(self.cells[offset + lo : offset + hi].tolist())
-        with np.errstate(invalid="ignore"):  # infinities of both signs: NaN, which is null
-            return float(np.add.reduce(np.frombuffer(self.buffer, np.float64, hi - lo, (base + lo) * 8)))
+        values = np.frombuffer(self.buffer, np.float64, hi - lo, (base + lo) * 8)
+        if flags & FINITE:
+            return float(np.add.reduce(values))
+        with np.errstate(all="ignore"):  # infinities of both signs: NaN, which is null
+            return float(np.add.reduce(values))
 
     def array(self, column: int, lo: int, hi: int) -> np.ndarray:
         """Values between two positions without nulls (text as places)."""
@@ -304,22 +312,27 @@ def spare(retention: int) -> int:
     return retention + max(retention // 10, 3_600_000_000)
 
 
+Span = tuple[Block, int, int]
+"""Positions [lo, hi) of a block."""
+
+
 class Window:
     """The aggregates of one view's windows, read from (base, tail)."""
 
-    __slots__ = ("_aggregates", "_windows")
+    __slots__ = ("_groups", "_windows")
 
     def __init__(self, aggregates: Sequence[tuple[str, int, str, int]]) -> None:
         """``aggregates`` are (column, value, function, window)."""
         windows = sorted({a[3] for a in aggregates})
         self._windows = windows
-        self._aggregates = [
-            (column, value, function, windows.index(window)) for column, value, function, window in aggregates
-        ]
+        groups: dict[tuple[int, int], list[tuple[str, str]]] = {}
+        for column, value, function, window in aggregates:
+            groups.setdefault((value, windows.index(window)), []).append((column, function))
+        self._groups = [(value, w, some) for (value, w), some in groups.items()]
 
     def read(self, base: Buffer | None, tail: Buffer | None, at: int, into: dict[str, Any]) -> None:
         """Write every aggregate as known at ``at`` into ``into``, by column name."""
-        spans: list[list[tuple[Block, int, int]]] = [[] for _ in self._windows]
+        spans: list[list[Span]] = [[] for _ in self._windows]
         for buffer in (base, tail):
             if buffer is None:
                 continue
@@ -343,8 +356,8 @@ class Window:
                         lo = gap + 1
                 if lo < hi:
                     spans[w].append((block, lo, hi))
-        for column, value, function, w in self._aggregates:
-            into[column] = _read(function, value, spans[w])
+        for value, w, wanted in self._groups:
+            _read(wanted, value, spans[w], into)
 
 
 def _arrived(block: Block, at: int) -> bytes | None:
@@ -356,40 +369,84 @@ def _arrived(block: Block, at: int) -> bytes | None:
     return build(events, flags)
 
 
-def _read(function: str, column: int, spans: Sequence[tuple[Block, int, int]]) -> Any:
-    count = 0
-    for block, lo, hi in spans:
-        count += block.count(column, lo, hi)
-    if function == "count":
-        return count
-    if not count:
-        return 0 if function in ("distinct", "approx_distinct") else None
-    if function == "mean" or function == "sum":
-        total: int | float = 0
-        for block, lo, hi in spans:
-            total += block.sum(column, lo, hi)
-        result = total / count if function == "mean" else float(total)
-        return None if result != result else result
-    spans = [s for s in spans if s[0].count(column, s[1], s[2])]
-    if function == "min" or function == "max":
-        reduce = np.minimum.reduce if function == "min" else np.maximum.reduce
-        best: Any = None
-        for block, lo, hi in spans:
-            value = reduce(block.array(column, lo, hi)).item()
-            if block.kind(column) == TEXT:
-                value = block.text(column)[value]
-            best = value if best is None else (min if function == "min" else max)(best, value)
-        return best
-    if function == "last" or function == "first":
-        return _end(function, column, spans)
-    if function == "std":
-        return _std(column, spans, count)
-    if len(spans) == 1:
-        return spans[0][0].distinct(column, spans[0][1], spans[0][2])
-    return len({v for block, lo, hi in spans for v in block.column(column, lo, hi) if v is not None})
+def _read(wanted: Sequence[tuple[str, str]], column: int, spans: Sequence[Span], into: dict[str, Any]) -> None:
+    """All functions of one value column over one window; what several of them need is looked up once."""
+    counts = [block.count(column, lo, hi) for block, lo, hi in spans]
+    count = sum(counts)
+    if count:
+        spans = [span for span, some in zip(spans, counts, strict=True) if some]
+    total: int | float | None = None
+    arrays: list[np.ndarray] | None = None
+    for name, function in wanted:
+        if function == "count":
+            into[name] = count
+        elif not count:
+            into[name] = 0 if function in ("distinct", "approx_distinct") else None
+        elif function == "sum" or function == "mean":
+            if total is None:
+                total = 0
+                for block, lo, hi in spans:
+                    total += block.sum(column, lo, hi)
+            result = total / count if function == "mean" else float(total)
+            into[name] = None if result != result else result
+        elif function == "min" or function == "max":
+            if arrays is None:
+                arrays = [block.array(column, lo, hi) for block, lo, hi in spans]
+            into[name] = _extreme(function, column, spans, arrays)
+        elif function == "last" or function == "first":
+            into[name] = _end(function, column, spans)
+        elif function == "std":
+            into[name] = _std(column, spans, count)
+        elif len(spans) == 1:
+            into[name] = spans[0][0].distinct(column, spans[0][1], spans[0][2])
+        else:
+            found = _distinct_of_two(column, *spans) if len(spans) == 2 else None
+            if found is None:
+                found = len({v for block, lo, hi in spans for v in block.column(column, lo, hi) if v is not None})
+            into[name] = found
 
 
-def _end(function: str, column: int, spans: Sequence[tuple[Block, int, int]]) -> Any:
+def _extreme(function: str, column: int, spans: Sequence[Span], arrays: Sequence[np.ndarray]) -> Any:
+    reduce = np.minimum.reduce if function == "min" else np.maximum.reduce
+    best: Any = None
+    for (block, _, _), values in zip(spans, arrays, strict=True):
+        value = reduce(values).item()
+        if block.kind(column) == TEXT:
+            value = block.text(column)[value]
+        if best is None or (value < best if function == "min" else value > best):
+            best = value
+    return best
+
+
+def _distinct_of_two(column: int, first: Span, second: Span) -> int | None:
+    """The distinct values of a large stretch and a small one: those of the large by its own index, and of the small one what
+    is not in the large. None where the two hold different kinds of number."""
+    large, small = (first, second) if first[2] - first[1] >= second[2] - second[1] else (second, first)
+    kind = large[0].kind(column)
+    if kind != small[0].kind(column):
+        return None
+    few = np.unique(small[0].array(column, small[1], small[2]))
+    missing = 0
+    if kind == TEXT:
+        words, known = small[0].text(column), large[0].text(column)
+        places = []
+        for word in (words[i] for i in few.tolist()):
+            at = bisect_left(known, word)
+            if at < len(known) and known[at] == word:
+                places.append(at)
+            else:
+                missing += 1
+        few = np.array(places, np.int64)  # of sorted words, so sorted
+    if not len(few):
+        return large[0].distinct(column, large[1], large[2]) + missing
+    many = large[0].array(column, large[1], large[2])
+    spots = np.minimum(np.searchsorted(few, many), len(few) - 1)
+    seen = np.zeros(len(few), bool)
+    seen[spots[few[spots] == many]] = True
+    return large[0].distinct(column, large[1], large[2]) + missing + int(len(few) - seen.sum())
+
+
+def _end(function: str, column: int, spans: Sequence[Span]) -> Any:
     """The last (first) non-null value; among rows equal in time, arrival and sequence the greatest (least)."""
     best: tuple[tuple[int, int, int], Any] | None = None
     sign = 1 if function == "last" else -1
@@ -414,7 +471,7 @@ def _end(function: str, column: int, spans: Sequence[tuple[Block, int, int]]) ->
     return best[1] if best is not None else None
 
 
-def _std(column: int, spans: Sequence[tuple[Block, int, int]], count: int) -> float | None:
+def _std(column: int, spans: Sequence[Span], count: int) -> float | None:
     if count < 2:
         return None
     values = [block.array(column, lo, hi).astype(np.float64) for block, lo, hi in spans]

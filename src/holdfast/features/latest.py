@@ -7,6 +7,7 @@ older ones. Any request at or after the reference is answered exactly, in whatev
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,10 @@ SPARE = 3
 MOST_TIES = 64
 """Rows of one event time kept where pushes may repeat them."""
 
+FEW = 8
+"""Rows taken in one by one; more are sorted together."""
+
+_LOWEST = -(1 << 63)
 _decoder = msgspec.msgpack.Decoder(type=tuple[int, list[tuple[int, int, int, list[Any]]]])
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -41,26 +46,64 @@ def merge(stored: Buffer | None, rows: Iterable[Sequence[Any]], *, stamped: bool
     ``stamped`` says that arrival is the time of the push and no column of the source: then a row of the same time,
     sequence and values is the same row pushed again, and counts from its first arrival.
     """
-    reference, kept = _decoder.decode(stored) if stored is not None else (-(1 << 63), [])
-    every: dict[tuple[Any, ...], Sequence[Any]] = {}
-    top, changed = reference, stored is None
-    for old in kept:
-        every[_identity(old, stamped)] = old
+    rows = list(rows)
+    reference, kept = _decoder.decode(stored) if stored is not None else (_LOWEST, [])
+    ordered: list[Sequence[Any]] = list(kept)
+    changed = stored is None
+    if len(rows) > FEW:
+        changed |= _take_many(ordered, rows, stamped)
+    else:
+        for row in rows:
+            changed |= _take(ordered, row, stamped)
+    top = max([reference, *(row[1] for row in rows)])
+    if not changed and top == reference:
+        return None
+    due = bisect_left(ordered, -top, key=_newest_first)
+    end = due + 1 + SPARE
+    while stamped and end < min(len(ordered), due + MOST_TIES) and ordered[end][0] == ordered[due][0]:
+        end += 1  # any of these may be pushed again, and must then be known
+    return _encode((top, ordered[:end]))
+
+
+def _newest_first(row: Sequence[Any]) -> int:
+    return -int(row[0])
+
+
+def _take(ordered: list[Sequence[Any]], row: Sequence[Any], stamped: bool) -> bool:
+    """Put one row in its place, looking only at rows of its time; whether that changes anything."""
+    time = row[0]
+    first = last = bisect_left(ordered, -time, key=_newest_first)
+    while last < len(ordered) and ordered[last][0] == time:
+        last += 1
+    if first < last:
+        identity = _identity(row, stamped)
+        for i in range(first, last):
+            if _identity(ordered[i], stamped) == identity:
+                if row[1] >= ordered[i][1]:
+                    return False
+                del ordered[i]
+                last -= 1
+                break
+        mine = order(row)
+        while first < last and order(ordered[first]) > mine:
+            first += 1
+    ordered.insert(first, row)
+    return True
+
+
+def _take_many(ordered: list[Sequence[Any]], rows: Sequence[Sequence[Any]], stamped: bool) -> bool:
+    """As ``_take`` for each row, by one sort."""
+    every: dict[tuple[Any, ...], Sequence[Any]] = {_identity(old, stamped): old for old in ordered}
+    changed = False
     for row in rows:
         key = _identity(row, stamped)
         known = every.get(key)
         if known is None or row[1] < known[1]:
             every[key] = row
             changed = True
-        top = max(top, row[1])
-    if not changed and top == reference:
-        return None
-    ordered = sorted(every.values(), key=order, reverse=True)
-    due = next((i for i, r in enumerate(ordered) if r[0] <= top), len(ordered))
-    end = due + 1 + SPARE
-    while stamped and end < min(len(ordered), due + MOST_TIES) and ordered[end][0] == ordered[due][0]:
-        end += 1  # any of these may be pushed again, and must then be known
-    return _encode((top, ordered[:end]))
+    if changed:
+        ordered[:] = sorted(every.values(), key=order, reverse=True)
+    return changed
 
 
 def _identity(row: Sequence[Any], stamped: bool) -> tuple[Any, ...]:
@@ -73,12 +116,26 @@ def first(row: Sequence[Any]) -> bytes:
     return _encode((row[1], (row,)))
 
 
-def read(stored: Buffer, at: int, ttl: int | None) -> list[Any] | None:
-    """The values of the newest row known at ``at`` and not older than ``ttl`` (inclusive), or None."""
-    for time, arrival, _, values in _decoder.decode(stored)[1]:
-        if time <= at and arrival <= at:
-            return values if ttl is None or time >= at - ttl else None
-    return None
+def read_many(
+    stored: Sequence[Buffer | None], base: int, step: int, places: Sequence[int], at: Sequence[int], ttl: int | None,
+    nothing: list[Any],
+) -> list[list[Any]]:  # fmt: skip
+    """Per place the values of the newest row known at its time and not older than ``ttl`` (inclusive), or ``nothing``.
+    The record of place p is ``stored[base + p × step]``; a negative place has none."""
+    decode = _decoder.decode
+    out = []
+    for place, now in zip(places, at, strict=True):
+        found = stored[base + place * step] if place >= 0 else None
+        if found is None:
+            out.append(nothing)
+            continue
+        for time, arrival, _, values in decode(found)[1]:
+            if time <= now and arrival <= now:
+                out.append(values if ttl is None or time >= now - ttl else nothing)
+                break
+        else:
+            out.append(nothing)
+    return out
 
 
 def read_static(stored: Buffer) -> list[Any]:

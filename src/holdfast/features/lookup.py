@@ -7,6 +7,7 @@ package and pins the exact versions of the views it reads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -58,11 +59,18 @@ class Lookup:
         self.dtypes: dict[str, str] = plan["dtypes"]
         self._online = online
         self._readers = [_Reader(v) for v in plan["views"]]
+        by_keys: dict[tuple[str, ...], list[_Reader]] = {}
+        for reader in self._readers:
+            by_keys.setdefault(reader.keys, []).append(reader)
+        self._entities = list(by_keys.items())
         self._functions = [ondemand.Function(f) for f in plan["on_demand"]]
         self._request: list[tuple[str, str]] = list(plan["request"].items())
         self._keys: list[str] = plan["keys"]
         self._key_types: dict[str, str] = plan["key_types"]
         self._learned = False
+        found = [c for r in self._readers for c in r.columns]
+        self._found = found
+        self._as_found = list(self.columns) == found and not self._functions and not self._request
 
     def rows(self, requests: Sequence[Json], *, at: Sequence[int]) -> list[Json]:
         """Feature values by column name, one dict per request, in the service's column order, as known at ``at`` (µs).
@@ -80,56 +88,83 @@ class Lookup:
         if not self._learned:
             self._learn()
         keys: list[bytes] = []
-        places: list[list[int]] = []
-        seen: dict[bytes, int] = {}
-        for i, request in enumerate(requests):
-            places.append([self._place(reader, request, i, keys, seen) for reader in self._readers])
+        layout: dict[_Reader, tuple[int, list[int]]] = {}
+        for names, readers in self._entities:
+            try:
+                entities, places = self._places(names, requests)
+            except OverflowError:
+                raise BadInput(f"a key ({', '.join(names)}) is an integer that does not fit 64 bits") from None
+            for reader in readers:
+                layout[reader] = (len(keys), places)
+                prefix, kinds = reader.prefix, reader.kinds
+                if len(kinds) == 1:
+                    kind = kinds[0]
+                    keys += [prefix + entity + kind for entity in entities]
+                else:
+                    keys += [prefix + entity + kind for entity in entities for kind in kinds]
+        found = self._found
 
         def use(stored: list[Buffer | None]) -> tuple[list[Json], list[dict[str, int | None]]]:
-            out: list[Json] = []
+            parts = [reader.read(stored, *layout[reader], at) for reader in self._readers]
+            out: list[Json]
+            if not parts:
+                out = [{} for _ in requests]
+            elif len(parts) == 1:
+                out = [dict(zip(found, values, strict=True)) for values in parts[0]]
+            elif len(parts) == 2:  # the usual cases, without a chain per row
+                out = [dict(zip(found, one + two, strict=True)) for one, two in zip(*parts, strict=True)]
+            else:
+                out = [dict(zip(found, chain(*values), strict=True)) for values in zip(*parts, strict=True)]
             when: list[dict[str, int | None]] = []
-            for i, row_places in enumerate(places):
-                row: Json = {}
-                now = at[i]
-                for reader, place in zip(self._readers, row_places, strict=True):
-                    reader.read(stored, place, now, row)
-                out.append(row)
-                if times:
-                    when.append(
-                        {r.name: r.time(stored, p, now) for r, p in zip(self._readers, row_places, strict=True)}
-                    )
+            if times:
+                columns = [reader.times(stored, *layout[reader], at) for reader in self._readers]
+                names = [reader.name for reader in self._readers]
+                when = [dict(zip(names, some, strict=True)) for some in zip(*columns, strict=True)]
             return out, when
 
         rows, when = self._online.fetch(keys, use=use)
+        if self._as_found:
+            return rows, when
         if self._functions or self._request:
             self._complete(requests, rows)
         columns = self.columns
         return [{c: row[c] for c in columns} for row in rows], when
 
-    def _place(self, reader: _Reader, request: Json, i: int, keys: list[bytes], seen: dict[bytes, int]) -> int:
-        """Where the reader's stored values will be among those fetched; −1 where a key is null."""
-        values = []
-        for key in reader.keys:
-            try:
-                value = request[key]
-            except KeyError:
-                raise self._missing(key, request, i) from None
-            if value is None:
-                return -1
-            expected = self._key_types.get(key)
-            if (type(value) is not int and type(value) is not str) or (
-                expected is not None and expected != _KEY_TYPES.get(type(value))
-            ):
-                value = self._key(key, value, expected, i)
+    def _places(self, names: tuple[str, ...], requests: Sequence[Json]) -> tuple[list[bytes], list[int]]:
+        """The distinct entities asked for, and per request which of them it is; −1 where a key is null."""
+        entities: dict[bytes, int] = {}
+        places = []
+        types = [_TYPES.get(self._key_types.get(key, "")) for key in names]
+        if len(names) == 1:  # the usual case, without the inner loop
+            key, expected = names[0], types[0]
+            for i, request in enumerate(requests):
+                try:
+                    value = request[key]
+                except KeyError:
+                    raise self._missing(key, request, i) from None
+                if expected is None or type(value) is not expected:
+                    value = None if value is None else self._key(key, value, self._key_types.get(key), i)
+                    if value is None:
+                        places.append(-1)
+                        continue
+                places.append(entities.setdefault(encode_key((value,)), len(entities)))
+            return list(entities), places
+        for i, request in enumerate(requests):
+            values = []
+            for key, expected in zip(names, types, strict=True):
+                try:
+                    value = request[key]
+                except KeyError:
+                    raise self._missing(key, request, i) from None
+                if value is not None and (expected is None or type(value) is not expected):
+                    value = self._key(key, value, self._key_types.get(key), i)
                 if value is None:
-                    return -1
-            values.append(value)
-        stem = reader.prefix + encode_key(values)
-        place = seen.get(stem)
-        if place is None:
-            place = seen[stem] = len(keys)
-            keys.extend([stem + kind for kind in reader.kinds])
-        return place
+                    places.append(-1)
+                    break
+                values.append(value)
+            else:
+                places.append(entities.setdefault(encode_key(values), len(entities)))
+        return list(entities), places
 
     def _key(self, key: str, value: Any, expected: str | None, i: int) -> Any:
         if hasattr(value, "item") and not isinstance(value, str | bytes):
@@ -211,14 +246,29 @@ class Lookup:
         self._learned = complete
 
 
-_KEY_TYPES: dict[type, str] = {int: "int64", str: "string", bool: "bool"}
+_TYPES: dict[str, type] = {"int64": int, "string": str, "bool": bool}
+"""Key types whose values are taken as they are; an int may still not fit 64 bits, which the encoder refuses."""
 _PLAIN: dict[str, type] = {"int64": int, "string": str, "bool": bool}
 
 
 class _Reader:
     """One view's part of a plan."""
 
-    __slots__ = ("_empty", "_fields", "_static", "_ttl", "_window", "keys", "kinds", "name", "prefix", "version")
+    __slots__ = (
+        "_aggregates",
+        "_empty",
+        "_nothing",
+        "_static",
+        "_ttl",
+        "_width",
+        "_window",
+        "columns",
+        "keys",
+        "kinds",
+        "name",
+        "prefix",
+        "version",
+    )
 
     def __init__(self, view: Json) -> None:
         self.name: str = view["name"]
@@ -227,32 +277,56 @@ class _Reader:
         self.keys: tuple[str, ...] = tuple(view["keys"])
         self._static = view["timestamp"] is None
         self._ttl: int | None = view["ttl"]
-        self._fields = [f["column"] for f in view["fields"]]
+        fields = [f["column"] for f in view["fields"]]
+        self._width = len(fields)
+        self._nothing: list[Any] = [None] * len(fields)
         aggregates = [(a["column"], a["value"], a["function"], a["window"]) for a in view["aggregates"]]
+        self._aggregates = [a[0] for a in aggregates]
         self._window = blocks.Window(aggregates) if aggregates else None
-        self._empty: Json = dict.fromkeys(self._fields) | {a[0]: empty_value(a[2]) for a in aggregates}
-        self.kinds: tuple[bytes, ...] = ((LATEST,) if self._fields else ()) + ((BASE, TAIL) if aggregates else ())
+        self._empty = [empty_value(a[2]) for a in aggregates]
+        self.columns = [*fields, *self._aggregates]
+        self.kinds: tuple[bytes, ...] = ((LATEST,) if fields else ()) + ((BASE, TAIL) if aggregates else ())
 
-    def read(self, stored: list[Buffer | None], place: int, at: int, row: Json) -> None:
-        if place < 0:
-            row.update(self._empty)
-            return
-        if self._fields:
-            found = stored[place]
-            place += 1
-            values = None
-            if found is not None:
-                values = latest.read_static(found) if self._static else latest.read(found, at, self._ttl)
-            row.update(zip(self._fields, values if values is not None else [None] * len(self._fields), strict=True))
-        if self._window is not None:
-            self._window.read(stored[place], stored[place + 1], at, row)
+    def read(self, stored: list[Buffer | None], base: int, places: list[int], at: Sequence[int]) -> list[list[Any]]:
+        """Per request the values of ``columns`` as known at its time. Entity ``p`` is stored from ``base + p × kinds``."""
+        step, window = len(self.kinds), self._window
+        out: list[list[Any]] = []
+        if self._width:
+            if self._static:
+                out = [
+                    self._nothing if p < 0 or (found := stored[base + p * step]) is None else latest.read_static(found)
+                    for p in places
+                ]
+            else:
+                out = latest.read_many(stored, base, step, places, at, self._ttl, self._nothing)
+            if window is None:
+                return out
+            base += 1
+        assert window is not None
+        names = self._aggregates
+        for i, place in enumerate(places):
+            values = self._empty
+            if place >= 0:
+                into: Json = {}
+                window.read(stored[base + place * step], stored[base + place * step + 1], at[i], into)
+                values = [into[name] for name in names]
+            if self._width:
+                out[i] = [*out[i], *values]
+            else:
+                out.append(values)
+        return out
 
-    def time(self, stored: list[Buffer | None], place: int, at: int) -> int | None:
-        """The event time of the newest row known at ``at``, or None; 0 for a static source."""
-        if place < 0:
-            return None
+    def times(self, stored: list[Buffer | None], base: int, places: list[int], at: Sequence[int]) -> list[int | None]:
+        """Per request the event time of the newest row known at its time, or None; 0 for a static source."""
+        step = len(self.kinds)
+        return [
+            None if place < 0 else self._time(stored, base + place * step, now)
+            for place, now in zip(places, at, strict=True)
+        ]
+
+    def _time(self, stored: list[Buffer | None], place: int, at: int) -> int | None:
         times: list[int] = []
-        if self._fields:
+        if self._width:
             found = stored[place]
             if found is not None:
                 if self._static:

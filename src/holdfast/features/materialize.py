@@ -25,8 +25,11 @@ from holdfast.features.rows import key_types, uniform, writes
 from holdfast.features.source_sql import ViewQuery, quote
 from holdfast.features.windows import view_plan
 
-CHUNK_ROWS = 2_000_000
+CHUNK_ROWS = 10_000_000
+"""Source rows of one chunk; the engine sorts them, on disk where memory does not suffice."""
 BATCH = 20_000
+GROUP = 500
+"""Entities written by one merge."""
 
 
 def run(
@@ -53,8 +56,29 @@ def run(
             raise NotFound(
                 f"no data for source {plan['source']!r}", hint=did_you_mean(plan["source"], sources, kind="source")
             )
-        out.append(_View(online, engine, plan, sources[plan["source"]], start, end, tell, chunk_rows).run())
+        out.append(_bring(online, engine, plan, sources[plan["source"]], start, end, tell, chunk_rows))
     return out
+
+
+def _bring(
+    online: OnlineStore, engine: Engine, plan: Json, tables: Any, start: int | None, end: int, tell: Progress, chunk: int
+) -> Json:  # fmt: skip
+    """One view. Going on where the last run stopped is right for the files that run read; what a new or changed file holds
+    may be older than that, so such files are read from the view's reach, and last: a crash between leaves them new."""
+    mark, stamps = f"files/{plan['version']}", _stamps(tables)
+    if start is not None or stamps is None:
+        return _View(online, engine, plan, tables, start, end, tell, chunk).run()
+    stored = online.meta_get(mark)
+    read = set(msgspec.json.decode(stored, type=list[str])) if stored else set()
+    old = [path for path in tables if stamps[str(path)] in read]
+    new = [path for path in tables if stamps[str(path)] not in read]
+    found = [_View(online, engine, plan, old, None, end, tell, chunk).run()] if old else []
+    if new:
+        found.append(_View(online, engine, plan, new, None, end, tell, chunk, whole=True).run())
+    online.update([], meta={mark: msgspec.json.encode(sorted(set(stamps.values())))})
+    online.flush()
+    total = {k: sum(f[k] for f in found) for k in ("rows", "entities", "chunks", "skipped")}
+    return {**found[-1], **total, "start": found[0]["start"] if len(found) == 1 else None}
 
 
 def progress_of(online: OnlineStore, version: str) -> int | None:
@@ -74,10 +98,12 @@ class _View:
         end: int,
         tell: Progress,
         chunk: int,
+        *,
+        whole: bool = False,
     ) -> None:
         self.online, self.engine, self.plan, self.tell, self.chunk_rows = online, engine, plan, tell, chunk
         self.query = ViewQuery(engine, plan, tables)
-        self.start, self.end = self._range(start, end)
+        self.start, self.end = self._range(start, end, whole=whole)
         self.job = digest([plan["version"], self.start, end, _stamp(tables)])[:32]
         self.types: dict[str, str] = {}
         stored = online.meta_get(f"keys/{plan['version']}")
@@ -86,12 +112,13 @@ class _View:
         else:
             self.types = {k: t for k, t in self.query.key_classes.items() if t != "nothing"}
 
-    def _range(self, start: int | None, end: int) -> tuple[int | None, int]:
-        """From where rows matter: nothing before the windows' and the ttl's reach can be read again."""
+    def _range(self, start: int | None, end: int, *, whole: bool) -> tuple[int | None, int]:
+        """From where rows matter: nothing before the windows' and the ttl's reach can be read again. ``whole``: nothing of
+        these rows was read before."""
         plan = self.plan
         if plan["timestamp"] is None:
             return None, end
-        if start is None:
+        if start is None and not whole:
             done = progress_of(self.online, plan["version"])
             # what arrives late is older than where the last run stopped, so a source with arrivals is read from its reach
             start = None if done is None or self.query.late else done
@@ -160,22 +187,21 @@ class _View:
             f"SELECT {', '.join([*keys, '__t', '__a', '__s', *fields])} FROM ({inner}) "
             f"QUALIFY row_number() OVER (PARTITION BY {', '.join(keys)} ORDER BY {order}) = 1"
         )
-        table = self.engine.query(statement, tables=self.query.relation.tables)
+        # in the order of the store's keys, so that each page of it is written once
+        statement += " ORDER BY " + ", ".join(keys)
         prefix, suffix = view_prefix(self.plan["version"]), LATEST
-        width, stamped = len(keys), self.plan["arrival"] is None
-        for batch in table.to_batches(BATCH):
+        width, stamped, count = len(keys), self.plan["arrival"] is None, 0
+        for batch in self.engine.stream(statement, tables=self.query.relation.tables):
             columns = [column.to_pylist() for column in batch.columns]
-            times, arrivals, sequences = columns[width : width + 3]
-            values = list(zip(*columns[width + 3 :], strict=True))
+            stems = [prefix + encode_key(key) + suffix for key in zip(*columns[:width], strict=True)]
+            values = zip(*columns[width + 3 :], strict=True)
+            rows = list(zip(*columns[width : width + 3], values, strict=True))
             groups: list[tuple[Sequence[bytes], Merge]] = []
-            for key, time, arrival, sequence, row in zip(
-                zip(*columns[:width], strict=True), times, arrivals, sequences, values, strict=True
-            ):
-                groups.append(
-                    ((prefix + encode_key(key) + suffix,), partial(_one, (time, arrival, sequence, row), stamped))
-                )
+            for i in range(0, len(rows), GROUP):
+                groups.append((stems[i : i + GROUP], partial(_many, rows[i : i + GROUP], stamped)))
             self.online.update(groups)
-        return int(table.num_rows)
+            count += len(rows)
+        return count
 
     def _events(self, part: str | None) -> int:
         """All rows of the windows' reach, through the same door as pushes."""
@@ -189,26 +215,38 @@ class _View:
             where.append(f"{query.arrival} <= {self.end}")
         if part:
             where.append(part)
-        times = [f"epoch_us({quote(c)}) AS {quote(c)}" for c in (plan["timestamp"], plan["arrival"]) if c]
+        times = [
+            f"epoch_us({quote(c)}) AS {quote(c)}" for c in dict.fromkeys((plan["timestamp"], plan["arrival"])) if c
+        ]
         statement = f"SELECT * REPLACE ({', '.join(times)}) FROM ({query.relation.sql}) WHERE {' AND '.join(where)}"
         statement += " ORDER BY " + ", ".join(map(quote, plan["keys"]))
-        table = self.engine.query(statement, tables=query.relation.tables)
         aggregates_only = {**plan, "fields": []}
         entities: set[bytes] = set()
-        for batch in table.to_batches(BATCH):
-            rows = uniform([plan], batch, arrived=self.end)
-            self.types = key_types(plan, rows[:1], self.types)
-            groups = writes(aggregates_only, rows, arrived=None, keep=partial(filters.keep, plan, rows))
-            entities.update(keys[0] for keys, _ in groups)
-            self.online.update(groups)
+        for whole in self.engine.stream(statement, tables=query.relation.tables):
+            for first in range(0, whole.num_rows, BATCH):
+                rows = uniform([plan], whole.slice(first, BATCH), arrived=self.end)
+                self.types = key_types(plan, rows[:1], self.types)
+                groups = writes(aggregates_only, rows, arrived=None, keep=partial(filters.keep, plan, rows))
+                entities.update(keys[0] for keys, _ in groups)
+                self.online.update(groups)
         return len(entities)
 
 
-def _one(row: tuple[Any, ...], stamped: bool, stored: Sequence[Any]) -> Sequence[bytes] | None:
-    if stored[0] is None:
-        return (latest.first(row),)
-    merged = latest.merge(stored[0], [row], stamped=stamped)
-    return None if merged is None else (merged,)
+def _many(rows: Sequence[tuple[Any, ...]], stamped: bool, stored: Sequence[Any]) -> list[Any]:
+    """One new row for each of some entities."""
+    if not any(stored):
+        return list(map(latest.first, rows))
+    return [
+        latest.first(row) if old is None else (latest.merge(old, [row], stamped=stamped) or old)
+        for row, old in zip(rows, stored, strict=True)
+    ]
+
+
+def _stamps(tables: Any) -> dict[str, str] | None:
+    """What each file is, by path; None for rows in memory."""
+    if hasattr(tables, "column_names"):
+        return None
+    return {str(path): digest(_stamp([path]))[:16] for path in tables}
 
 
 def _stamp(tables: Any) -> Any:

@@ -18,8 +18,9 @@ from holdfast.core.errors import BadInput
 from holdfast.core.identity import DAY, HOUR, MINUTE, SECOND, iso
 from holdfast.core.ports import Engine
 from holdfast.core.records import Json
+from holdfast.features.answers import INSTANT
 from holdfast.features.lookup import compile_plan
-from holdfast.features.point_in_time import INSTANT, historical_from_plan
+from holdfast.features.point_in_time import historical_from_plan
 
 EXAMPLES = 5
 LAGS = (SECOND, MINUTE, 15 * MINUTE, HOUR, 6 * HOUR, DAY)

@@ -6,6 +6,7 @@ in sorted columns answer all rows at once.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,18 +21,15 @@ from holdfast.core.definitions import FeatureService
 from holdfast.core.errors import BadData, BadInput, NotFound, did_you_mean
 from holdfast.core.ports import Engine
 from holdfast.core.records import Json
-from holdfast.features import ondemand
+from holdfast.features import answers, candidates, ondemand, sorted_source
+from holdfast.features.answers import ARROW as _ARROW
+from holdfast.features.answers import INSTANT
 from holdfast.features.lookup import compile_plan
-from holdfast.features.sliding import Events, Sliding, Values, before, newest_known
-from holdfast.features.sorted_source import sorted_events
 from holdfast.features.source_sql import ViewQuery, quote
-from holdfast.features.windows import aggregate_dtype
 
 SourceTables: TypeAlias = pa.Table | Sequence[Path | str]
-INSTANT = pa.timestamp("us", tz="UTC")
-_ARROW: dict[str, pa.DataType] = {
-    "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_(), "timestamp": INSTANT,
-}  # fmt: skip
+MOST_EVENTS = 10_000_000
+"""Events of window views held at once."""
 
 
 class Notice(UserWarning):
@@ -234,31 +232,101 @@ def _is_text(kind: pa.DataType) -> bool:
 def view_columns(
     engine: Engine, view: Json, spine: pa.Table, at: np.ndarray, tables: Any, *, cache: Path | None = None
 ) -> dict[str, Any]:
-    """One view's feature columns for all spine rows, by column name."""
+    """One view's feature columns for all spine rows, by column name.
+
+    The plan goes by size: a source that is not large for this spine is sorted and kept; otherwise latest values come from
+    one walk over the source, and windows from the events of the spine's keys, a part of the keys at a time where they
+    would not fit in memory.
+    """
     query = ViewQuery(engine, view, tables)
     keys = encode_keys(spine, view["keys"], query.key_classes, view["name"])
     kept = None
     if cache is not None:
-        kept = sorted_events(
-            engine, view, query, tables, cache, spine_rows=spine.num_rows, order_of=sort_order,
+        kept = sorted_source.kept(
+            engine, view, query, tables, cache, spine_rows=spine.num_rows,
             codes_of=lambda table, names: _own_codes(table, names, query, view),
         )  # fmt: skip
+    codes = keys.codes
     if kept is not None:
-        table, known = kept
-        keys = Keys(_codes_among(engine, keys, known), known)
-    else:
-        since, until = _bounds(view, at)
-        statement = query.select(since=since, until=until, keys=True)
-        table = engine.query(statement, tables={**query.relation.tables, "__keys": keys.table})
+        theirs = np.append(kept.codes(engine, keys.table), -1)  # the last stands for null keys, code −1
+        codes = theirs[codes]
     # questions in the events' order: every search and gather then walks memory forwards
-    order = np.lexsort((at, keys.codes))
+    order, _ = answers.by_code_and_time(codes, at)
     back = np.empty(len(order), np.int64)
     back[order] = np.arange(len(order))
-    found = compute(
-        view, query.value_types, query.late, table, keys.table.num_rows, keys.codes[order], at[order],
-        in_order=kept is not None,
-    )  # fmt: skip
-    return {name: column.take(pa.array(back)) for name, column in found.items()}
+    asked, when = codes[order], at[order]
+    if kept is not None:
+        found = kept.answer(view, asked, when)
+    elif view["aggregates"] or view["timestamp"] is None:
+        found = _from_events(engine, view, query, keys.table, asked, when)
+    else:
+        found = _from_walk(engine, view, query, keys.table, asked, when)
+    index = pa.array(back)
+    return {name: column.take(index) for name, column in found.items()}
+
+
+def _from_walk(
+    engine: Engine, view: Json, query: ViewQuery, keys: pa.Table, asked: np.ndarray, at: np.ndarray
+) -> dict[str, Any]:
+    """Latest values in one walk over the source, in memory of the spine's size."""
+    since, until = _bounds(view, at)
+    tables = {**query.relation.tables, "__keys": keys}
+    known = int(np.searchsorted(asked, 0))  # null keys come first and match nothing
+    batches = engine.stream(query.select(since=since, until=until, keys=True), tables=tables)
+    found = candidates.walk(batches, asked[known:], at[known:], keys.num_rows)
+    if found:
+        table = pa.Table.from_batches(found)
+    else:
+        table = engine.query(query.select(since=since, until=until, keys=True) + " LIMIT 0", tables=tables)
+    return answers.compute(view, query.value_types, query.late, table, keys.num_rows, asked, at)
+
+
+def _from_events(
+    engine: Engine, view: Json, query: ViewQuery, keys: pa.Table, asked: np.ndarray, at: np.ndarray
+) -> dict[str, Any]:
+    """From all events of the spine's keys: ``MOST_EVENTS`` or so at a time."""
+    since, until = _bounds(view, at)
+    statement = query.select(since=since, until=until, keys=True)
+
+    def part(first: int, last: int) -> dict[str, Any]:
+        """Answers for the codes in [first, last)."""
+        begin = int(np.searchsorted(asked, first)) if first else 0  # those without a code go with the first part
+        end = int(np.searchsorted(asked, last))
+        tables = {**query.relation.tables, "__keys": keys.slice(first, last - first)}
+        return answers.compute(
+            view, query.value_types, query.late, engine.query(statement, tables=tables), keys.num_rows,
+            asked[begin:end], at[begin:end],
+        )  # fmt: skip
+
+    edges = _parts(engine, query, statement, keys)
+    if len(edges) == 2:
+        return part(*edges)
+    parts = [part(first, last) for first, last in itertools.pairwise(edges)]
+    return {name: pa.concat_arrays([_whole(p[name]) for p in parts]) for name in parts[0]}
+
+
+def _parts(engine: Engine, query: ViewQuery, statement: str, keys: pa.Table) -> list[int]:
+    """Edges of code ranges with at most ``MOST_EVENTS`` events each (more only where one entity alone has more)."""
+    tables = query.relation.tables
+    rows = int(engine.query(f"SELECT count(*) FROM ({query.relation.sql})", tables=tables)[0][0].as_py())
+    if rows <= MOST_EVENTS:
+        return [0, keys.num_rows]
+    sizes = engine.query(
+        f"SELECT __code, count(*) AS n FROM ({statement}) GROUP BY __code", tables={**tables, "__keys": keys}
+    )
+    per_code = np.zeros(keys.num_rows, np.int64)
+    per_code[sizes.column("__code").to_numpy()] = sizes.column("n").to_numpy()
+    edges, total = [0], 0
+    for code, size in enumerate(per_code.tolist()):
+        if total and total + size > MOST_EVENTS:
+            edges.append(code)
+            total = 0
+        total += size
+    return [*edges, keys.num_rows]
+
+
+def _whole(column: Any) -> pa.Array:
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
 def _own_codes(table: pa.Table, names: Sequence[str], query: ViewQuery, view: Json) -> tuple[np.ndarray, pa.Table]:
@@ -266,18 +334,6 @@ def _own_codes(table: pa.Table, names: Sequence[str], query: ViewQuery, view: Js
     classes = dict(zip(names, query.key_classes.values(), strict=True))
     found = encode_keys(table, names, classes, view["name"])
     return found.codes, found.table
-
-
-def _codes_among(engine: Engine, asked: Keys, known: pa.Table) -> np.ndarray:
-    """The spine's codes in the numbering of kept events; −1 for keys that are not there."""
-    on = " AND ".join(f"a.{name} = b.{name}" for name in asked.table.column_names if name != "__code")
-    pairs = engine.query(
-        f"SELECT a.__code AS mine, b.__code AS theirs FROM __asked AS a JOIN __known AS b ON {on}",
-        tables={"__asked": asked.table, "__known": known},
-    )
-    theirs = np.full(asked.table.num_rows + 1, -1, np.int64)  # the last stands for null keys, code −1
-    theirs[_ints(pairs, "mine")] = _ints(pairs, "theirs")
-    return np.asarray(theirs[asked.codes])
 
 
 def _bounds(view: Json, at: np.ndarray) -> tuple[int | None, int | None]:
@@ -289,172 +345,6 @@ def _bounds(view: Json, at: np.ndarray) -> tuple[int | None, int | None]:
     elif view["ttl"] is not None:
         since = int(at.min()) - max(view["ttl"], view["retention"])
     return since, int(at.max())
-
-
-def compute(
-    view: Json,
-    value_types: Sequence[str],
-    late: bool,
-    table: pa.Table,
-    codes: int,
-    asked: np.ndarray,
-    at: np.ndarray,
-    *,
-    in_order: bool = False,
-) -> dict[str, Any]:
-    """Feature columns from events in any order, with their ``__code``. ``asked`` is the code per question."""
-    order = np.arange(table.num_rows) if in_order else sort_order(table)
-    code, time = _ints(table, "__code")[order], _ints(table, "__t")[order]
-    arrival, sequence = _ints(table, "__a")[order], _ints(table, "__s")[order]
-    start = np.searchsorted(code, np.arange(codes), side="left")
-    stop = np.searchsorted(code, np.arange(codes), side="right")
-    events = Events(start, stop, time, arrival, sequence)
-    out: dict[str, Any] = {}
-    if view["fields"]:
-        stamped = late and view["arrival"] is None
-        rows, events_then = (
-            _first_arrivals(table, order, events, code, codes, len(view["fields"])) if stamped else (None, events)
-        )
-        place = newest_known(events_then, asked, at, late)
-        if view["ttl"] is not None and view["timestamp"] is not None and len(time):
-            fresh = events_then.time[np.maximum(place, 0)] >= before(at, view["ttl"])
-            place = np.where(fresh, place, -1)
-        if rows is not None and len(rows):
-            place = np.where(place < 0, -1, rows[np.maximum(place, 0)])
-        # values are fetched where they lie: only the winners' are ever moved
-        index = pa.array(order[np.maximum(place, 0)] if len(order) else place, mask=place < 0)
-        for i, field in enumerate(view["fields"]):
-            column = table.column(f"f{i}").combine_chunks()
-            if field["dtype"] == "timestamp":
-                column = column.cast(INSTANT)
-            out[field["column"]] = column.take(index).cast(_ARROW[field["dtype"]])
-    if view["aggregates"]:
-        needed = ["__h", *(f"v{i}" for i in range(len(value_types)))]
-        table, events = _once_each(table.select(needed).take(pa.array(order)), events, code, codes)
-        sliding = Sliding(events, asked, at, late=late)
-        values = [_values(table.column(f"v{i}"), dtype) for i, dtype in enumerate(value_types)]
-        for aggregate in view["aggregates"]:
-            v = aggregate["value"]
-            result, null = sliding.compute(v, values[v], aggregate["function"], aggregate["window"])
-            dtype = aggregate_dtype(aggregate["function"], value_types[v])
-            text = values[v].text
-            if dtype == "string":
-                words = pa.array(text or [""], pa.string())
-                out[aggregate["column"]] = words.take(pa.array(np.where(null, 0, result), mask=null))
-            else:
-                out[aggregate["column"]] = pa.array(result, _ARROW[dtype], mask=null)
-    return {c: out[c] for c, _ in view["columns"]}
-
-
-def sort_order(table: pa.Table) -> np.ndarray:
-    """The order by (code, time, arrival, sequence); full ties by value, so that sums are added in one order."""
-    code, time = _ints(table, "__code"), _ints(table, "__t")
-    n = len(code)
-    if n < 2:
-        return np.arange(n)
-    first, last = int(time.min()), int(time.max())
-    span = last - first + 1
-    if (int(code.max()) + 1) * span < 1 << 62:
-        order = np.argsort(code * span + (time - first), kind="stable")
-    else:
-        order = np.lexsort((time, code))
-    same = (code[order[1:]] == code[order[:-1]]) & (time[order[1:]] == time[order[:-1]])
-    tied = np.zeros(n, bool)
-    tied[1:] |= same
-    tied[:-1] |= same
-    where = np.flatnonzero(tied)
-    if len(where):
-        group = np.concatenate([[0], np.cumsum(~same)])[where]
-        part = table.take(pa.array(order[where])).append_column("group", pa.array(group))
-        names = ["group", "__a", "__s"]
-        for name in [c for c in table.column_names if c[0] in "fv"]:
-            part = part.append_column(f"{name} known", part.column(name).is_valid())  # nulls first
-            names += [f"{name} known", name]
-        keys = [(name, "ascending") for name in names]
-        order[where] = order[where][pc.sort_indices(part, sort_keys=keys).to_numpy()]
-    return order
-
-
-def _first_arrivals(
-    table: pa.Table, order: np.ndarray, events: Events, code: np.ndarray, codes: int, fields: int
-) -> tuple[np.ndarray | None, Events]:
-    """Where arrival is the time of a push: without rows pushed again. (Their positions, the events that are left.)"""
-    n = len(code)
-    tied = np.zeros(n, bool)
-    same = (code[1:] == code[:-1]) & (events.time[1:] == events.time[:-1])
-    tied[1:] |= same
-    tied[:-1] |= same
-    where = np.flatnonzero(tied)
-    if not len(where):
-        return None, events
-    part = table.take(pa.array(order[where]))
-    values = [
-        part.column(f"f{i}").combine_chunks().dictionary_encode("encode").indices.to_numpy(zero_copy_only=False)
-        for i in range(fields)
-    ]
-    spine = [events.sequence[where], events.time[where], code[where]]
-    sorting = np.lexsort((events.arrival[where], *values, *spine))
-    again = np.ones(len(sorting) - 1, bool)
-    for column in (*values, *spine):
-        again &= column[sorting][1:] == column[sorting][:-1]
-    keep = np.ones(n, bool)
-    keep[where[sorting[1:][again]]] = False
-    index = np.flatnonzero(keep)
-    left = code[index]
-    start = np.searchsorted(left, np.arange(codes), side="left")
-    stop = np.searchsorted(left, np.arange(codes), side="right")
-    return index, Events(start, stop, events.time[index], events.arrival[index], events.sequence[index])
-
-
-def _once_each(table: pa.Table, events: Events, code: np.ndarray, codes: int) -> tuple[pa.Table, Events]:
-    """Without repeats: rows with the same content are one event, known since its earliest arrival."""
-    n = len(code)
-    if n < 2:
-        return table, events
-    tied = np.zeros(n, bool)
-    same = (code[1:] == code[:-1]) & (events.time[1:] == events.time[:-1])
-    tied[1:] |= same
-    tied[:-1] |= same
-    where = np.flatnonzero(tied)
-    if not len(where):
-        return table, events
-    content = table.column("__h").to_numpy()[where]
-    order = np.lexsort((events.arrival[where], content, events.time[where], code[where]))
-    ordered = where[order]
-    again = (code[ordered[1:]] == code[ordered[:-1]]) & (events.time[ordered[1:]] == events.time[ordered[:-1]])
-    again &= content[order][1:] == content[order][:-1]
-    if not again.any():
-        return table, events
-    keep = np.ones(n, bool)
-    keep[ordered[1:][again]] = False
-    index = np.flatnonzero(keep)
-    code = code[index]
-    start = np.searchsorted(code, np.arange(codes), side="left")
-    stop = np.searchsorted(code, np.arange(codes), side="right")
-    return table.take(pa.array(index)), Events(
-        start, stop, events.time[index], events.arrival[index], events.sequence[index]
-    )
-
-
-def _ints(table: pa.Table, name: str) -> np.ndarray:
-    return np.asarray(table.column(name).to_numpy(), dtype=np.int64)
-
-
-def _values(column: pa.ChunkedArray, dtype: str) -> Values:
-    null = column.is_null().to_numpy()
-    if dtype == "string":
-        encoded = column.combine_chunks().dictionary_encode()
-        words = encoded.dictionary.to_pylist()
-        order = sorted(range(len(words)), key=words.__getitem__)
-        rank = np.empty(len(words), np.int64)
-        rank[order] = np.arange(len(words))
-        places = encoded.indices.fill_null(0).to_numpy(zero_copy_only=False)
-        data = rank[places] if len(words) else np.zeros(len(null), np.int64)
-        return Values(np.where(null, 0, data), null, [words[i] for i in order])
-    if dtype == "int64":
-        return Values(column.fill_null(0).to_numpy().astype(np.int64, copy=False), null)
-    data = column.fill_null(np.nan).to_numpy().astype(np.float64, copy=False)
-    return Values(data, null | np.isnan(data))
 
 
 def _on_demand(plan: Json, spine: pa.Table, columns: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,9 +45,10 @@ def upper(events: Events, start: Ints, stop: Ints, at: Ints) -> Ints:
     lo, hi = start.copy(), stop.copy()
     if len(time) == 0:
         return lo
-    packed = _packed_upper(events, start, stop, at)
-    if packed is not None:
-        return packed
+    if len(at) * 8 >= len(time):  # packing walks over all events, which few questions do not need
+        packed = _packed_upper(events, start, stop, at)
+        if packed is not None:
+            return packed
     active = np.flatnonzero(lo < hi)
     while len(active):
         a, b = lo[active], hi[active]

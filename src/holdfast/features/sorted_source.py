@@ -1,29 +1,120 @@
-"""A view's events sorted by (key, time) and kept, so that the next training set only searches in them.
+"""A view's events kept in order of (key, time), so that the next training set only searches in them.
 
-One Arrow file per view and state of its files (path, size, time of change), mapped into memory when read. Made only where
-most of the source would be read anyway: a small spine against a large source must not sort the whole source.
+One folder per view and state of its files (path, size, time of change), named when it is whole:
+
+    about.json      how many rows, codes; keys as a range of integers where they are dense
+    keys.arrow      the keys and their ``__code``, where they are not a range
+    fields.arrow    the field columns in the source's order, in batches
+    newest.*.npy    per field event, in order: its row in fields.arrow, time, arrival; and each code's stretch
+    windows.*       the same for the windows' events, whose value columns lie in order
+
+Columns nobody asks for are not read; everything is mapped into memory, not loaded. Made only where the source is no more
+than ``SHARE`` rows per spine row: a small spine must not sort a large source.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 
+from holdfast.core import files
 from holdfast.core.identity import digest
 from holdfast.core.ports import Engine
 from holdfast.core.records import Json
+from holdfast.features import answers
+from holdfast.features.answers import members, pushed_again, same_events, without
+from holdfast.features.encoding import NEVER
+from holdfast.features.sliding import Events, Ints
 from holdfast.features.source_sql import ViewQuery
 
-FORMAT = 1
-MOST_ROWS = 30_000_000
-"""Larger sources are not sorted whole: it would not fit in memory."""
-SHARE = 20
+FORMAT = 2
+MOST_ROWS = 40_000_000
+"""Larger sources are not sorted: some 40 bytes a row are held while it is done."""
+SHARE = 200
 """A source with more than this many rows per spine row is not sorted for that spine."""
+_MOST = np.iinfo(np.int64).max
+
+
+class About(msgspec.Struct):
+    """What a kept folder holds. ``lowest`` is the key of code 0 where keys are a range of integers."""
+
+    rows: int
+    codes: int
+    lowest: int | None
+    late: bool
+    value_types: list[str]
+
+
+class Kept:
+    """A view's kept events. ``codes`` numbers keys; the rest answers questions of those codes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.about = msgspec.json.decode((folder / "about.json").read_bytes(), type=About)
+        # mapped now: from here on it does not matter if another process replaces the folder
+        self._arrays = {p.stem: np.asarray(np.load(p, mmap_mode="r")) for p in folder.glob("*.npy")}
+        self._tables = {p.stem: _read(p) for p in folder.glob("*.arrow")}
+
+    def codes(self, engine: Engine, asked: pa.Table) -> Ints:
+        """Per row of ``asked`` (``__code`` 0…, ``k0…``) its code here, −1 where the key is unknown."""
+        theirs = np.full(asked.num_rows, -1, np.int64)
+        if self.about.lowest is not None:
+            values = asked.column("k0").to_numpy()
+            if values.dtype == np.uint64:
+                values = np.minimum(values, np.uint64(_MOST))
+            values = values.astype(np.int64, copy=False)
+            # the highest key first: a difference of keys that are both in the range does not wrap around
+            inside = (values >= self.about.lowest) & (values <= self.about.lowest + self.about.codes - 1)
+            theirs[inside] = values[inside] - self.about.lowest
+            return theirs
+        on = " AND ".join(f"a.{name} = b.{name}" for name in asked.column_names if name != "__code")
+        pairs = engine.query(
+            f"SELECT a.__code AS mine, b.__code AS theirs FROM __asked AS a JOIN __known AS b ON {on}",
+            tables={"__asked": asked, "__known": self._tables["keys"]},
+        )
+        theirs[answers.ints(pairs, "mine")] = answers.ints(pairs, "theirs")
+        return theirs
+
+    def answer(self, view: Json, asked: Ints, at: Ints) -> dict[str, Any]:
+        """Feature columns for questions of these codes."""
+        about = self.about
+        out: dict[str, Any] = {}
+        if view["fields"]:
+            events = self._events("newest")
+            rows, fetch = self._arrays["newest.row"], partial(_gather, self._tables["fields"])
+            out |= answers.latest_columns(view, about.late, events, rows, fetch, asked, at)
+        if view["aggregates"]:
+            events, columns, local = self._stretches(self._tables["windows"], asked)
+            out |= answers.window_columns(view, about.value_types, about.late, events, columns, local, at)
+        return {c: out[c] for c, _ in view["columns"]}
+
+    def _events(self, name: str) -> Events:
+        arrays = self._arrays
+        edges, time = arrays[f"{name}.edges"], arrays[f"{name}.time"]
+        sequence = arrays.get(f"{name}.sequence", np.broadcast_to(np.int64(NEVER), len(time)))
+        return Events(edges[:-1], edges[1:], time, arrays.get(f"{name}.arrival", time), sequence)
+
+    def _stretches(self, table: pa.Table, asked: Ints) -> tuple[Events, list[Any], Ints]:
+        """The windows' events of the asked codes only (all, where most are asked), and the questions' codes among them."""
+        events = self._events("windows")
+        columns = [table.column(i) for i in range(table.num_columns)]
+        wanted = np.unique(asked[asked >= 0])
+        sizes = events.stop[wanted] - events.start[wanted]
+        if int(sizes.sum()) * 2 > len(events.time):
+            return events, columns, asked
+        edges = np.concatenate([[0], np.cumsum(sizes)])
+        rows = np.arange(int(edges[-1])) + np.repeat(events.start[wanted] - edges[:-1], sizes)
+        local = np.where(asked >= 0, np.searchsorted(wanted, asked), -1)
+        index = pa.array(rows)
+        chosen = Events(edges[:-1], edges[1:], events.time[rows], events.arrival[rows], events.sequence[rows])
+        return chosen, [column.take(index) for column in columns], local
 
 
 def stamps(tables: Any) -> list[list[Any]] | None:
@@ -34,42 +125,222 @@ def stamps(tables: Any) -> list[list[Any]] | None:
     return [[path, stat.st_size, stat.st_mtime_ns, stat.st_ino] for path, stat in found]
 
 
-def sorted_events(
+def kept(
     engine: Engine, view: Json, query: ViewQuery, tables: Any, cache: Path, *, spine_rows: int,
-    codes_of: Callable[[pa.Table, Sequence[str]], tuple[np.ndarray, pa.Table]], order_of: Callable[[pa.Table], np.ndarray],
-) -> tuple[pa.Table, pa.Table] | None:  # fmt: skip
-    """(events with ``__code`` in sorted order, keys with ``__code`` and ``k0…``), or None where it is not worth it."""
+    codes_of: Callable[[pa.Table, Sequence[str]], tuple[Ints, pa.Table]],
+) -> Kept | None:  # fmt: skip
+    """The view's kept events, made now if it is worth it; None where it is not."""
     identity = stamps(tables)
     if identity is None:
         return None
-    name = f"{view['name']}-{digest([FORMAT, view['version'], identity])[:32]}"
-    events, keys = cache / f"{name}.events.arrow", cache / f"{name}.keys.arrow"
-    if not events.exists() or not keys.exists():
+    boot = _boot()
+    folder = cache / f"{view['name']}-{digest([FORMAT, view['version'], identity, boot])[:32]}"
+    if not (folder / "about.json").exists():
         counted = engine.query(f"SELECT count(*) FROM ({query.relation.sql})", tables=query.relation.tables)
         rows = int(counted[0][0].as_py())
         if rows > MOST_ROWS or rows > SHARE * spine_rows:
             return None
-        table = engine.query(query.select(since=None, until=None, keys=False), tables=query.relation.tables)
-        names = [f"__k{i}" for i in range(len(view["keys"]))]
-        codes, known = codes_of(table, names)
-        table = table.drop_columns(names).append_column("__code", pa.array(codes))
-        table = table.take(pa.array(order_of(table)))
         cache.mkdir(parents=True, exist_ok=True)
-        for old in cache.glob(f"{view['name']}-*.arrow"):
-            old.unlink(missing_ok=True)
-        _write(keys, known)
-        _write(events, table)
+        _sweep(cache, view["name"])
+        temporary = cache / f".{folder.name}.{os.getpid()}"
+        try:
+            temporary.mkdir()
+            _make(engine, view, query, rows, temporary, codes_of)
+            if boot is None:
+                files.sync_all([str(p) for p in temporary.iterdir()], str(temporary))
+            for old in cache.glob(f"{view['name']}-*"):
+                shutil.rmtree(old, ignore_errors=True)
+            temporary.rename(folder)
+        except OSError:  # another process was faster, or there is no room: the events are read as if nothing were kept
+            pass
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     try:
-        return _read(events), _read(keys)
-    except (FileNotFoundError, pa.ArrowInvalid):  # another process replaced it meanwhile: do without
+        found = Kept(folder)
+        return found if found.about.codes else None  # of nothing nothing is kept
+    except (OSError, ValueError, EOFError, msgspec.DecodeError):  # another process replaced it meanwhile: do without
         return None
 
 
+def _boot() -> str | None:
+    """This start of the machine, where it has a name. What is kept is not fsynced: after a power cut it is made anew."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+def _sweep(cache: Path, name: str) -> None:
+    """Remove what killed processes left half made."""
+    for left in cache.glob(f".{name}-*"):
+        pid = left.name.rpartition(".")[2]
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):  # alive, or not ours
+            continue
+
+
+def _make(
+    engine: Engine, view: Json, query: ViewQuery, most: int, folder: Path,
+    codes_of: Callable[[pa.Table, Sequence[str]], tuple[Ints, pa.Table]],
+) -> None:  # fmt: skip
+    """Write everything but the order as it comes, then the order."""
+    stamped = query.late and view["arrival"] is None
+    spine = {"__t": np.empty(most, np.int64)}
+    spine |= {"__a": np.empty(most, np.int64)} if query.late else {}
+    spine |= {"__s": np.empty(most, np.int64)} if view["sequence"] else {}
+    key_names = [f"__k{i}" for i in range(len(view["keys"]))]
+    numbers = np.empty(most, np.int64) if list(query.key_classes.values()) == ["int64"] else None
+    keys: list[pa.RecordBatch] = []
+    values: list[pa.RecordBatch] = []
+    value_names = [*(["__h"] if view["aggregates"] else []), *(f"v{i}" for i in range(len(query.value_types)))]
+    n = 0
+    sink: Any = None
+    for batch in engine.stream(query.select(since=None, until=None, keys=False), tables=query.relation.tables):
+        end = n + batch.num_rows
+        for name, into in spine.items():
+            into[n:end] = answers.ints(batch, name)
+        if numbers is not None and batch.column("__k0").type == pa.uint64():
+            numbers = None
+        if numbers is not None:
+            numbers[n:end] = batch.column("__k0").to_numpy()
+        else:
+            keys.append(batch.select(key_names))
+        if view["fields"]:
+            part = batch.select([f"f{i}" for i in range(len(view["fields"]))])
+            sink = sink or pa.ipc.new_file(pa.OSFile(str(folder / "fields.arrow"), "wb"), part.schema)
+            sink.write_batch(part)
+        if value_names:
+            values.append(batch.select(value_names))
+        n = end
+    if sink is not None:
+        sink.close()
+    elif view["fields"]:
+        _write(folder / "fields.arrow", pa.table({f"f{i}": pa.nulls(0) for i in range(len(view["fields"]))}))
+    spine = {name: column[:n] for name, column in spine.items()}
+    if numbers is not None and n:
+        codes, known, lowest = _number(numbers[:n], codes_of)
+    else:
+        codes, known = codes_of(pa.Table.from_batches(keys), key_names) if keys else (np.zeros(0, np.int64), None)
+        lowest = None
+    del numbers, keys
+    count = known.num_rows if isinstance(known, pa.Table) else int(known or 0)
+    table = pa.Table.from_batches(values) if values else pa.table({name: pa.array([]) for name in value_names})
+    fields = _read(folder / "fields.arrow") if view["fields"] else None
+
+    def rows_of(rows: Ints) -> pa.Table:
+        columns: dict[str, Any] = {name: spine.get(name, _nothing(spine, name, n))[rows] for name in ("__a", "__s")}
+        if fields is not None:
+            columns |= zip(fields.column_names, _rows(fields, fields.column_names, rows), strict=True)
+        columns |= {c: table.column(c).take(pa.array(rows)) for c in value_names if c != "__h"}
+        return pa.table(columns)
+
+    row, same = answers.by_code_and_time(codes, spine["__t"])
+    answers.settle_ties(row, same, rows_of)
+    code = codes[row]
+    del codes
+    time = spine["__t"][row]
+    arrival = spine["__a"][row] if query.late else time
+    sequence = spine["__s"][row] if view["sequence"] else np.broadcast_to(np.int64(NEVER), n)
+    where = members(same)
+    if view["fields"]:
+        keep = None
+        if stamped:
+            assert fields is not None
+            columns = _rows(fields, fields.column_names, row[where])
+            drop = pushed_again(where, code[where], time[where], arrival[where], sequence[where], columns)
+            keep = without(n, drop)
+        _keep(folder, "newest", count, keep, code, time, query.late, arrival, None, row)
+    if view["aggregates"]:
+        content = table.column("__h").take(pa.array(row[where])).to_numpy()
+        keep = without(n, same_events(where, code[where], time[where], arrival[where], content))
+        _keep(
+            folder,
+            "windows",
+            count,
+            keep,
+            code,
+            time,
+            query.late,
+            arrival,
+            sequence if view["sequence"] else None,
+            None,
+        )
+        chosen = pa.array(row if keep is None else row[keep])
+        _write(folder / "windows.arrow", table.drop_columns(["__h"]).take(chosen))
+    if isinstance(known, pa.Table):
+        _write(folder / "keys.arrow", known)
+    about = About(n, count, lowest, query.late, list(query.value_types))
+    (folder / "about.json").write_bytes(msgspec.json.encode(about))
+
+
+def _nothing(spine: Mapping[str, np.ndarray], name: str, n: int) -> np.ndarray:
+    """The column ``__a`` of a source without arrivals is its time; ``__s`` of one without sequence is the same for all."""
+    return spine["__t"] if name == "__a" else np.broadcast_to(np.int64(NEVER), n)
+
+
+def _number(
+    numbers: Ints, codes_of: Callable[[pa.Table, Sequence[str]], tuple[Ints, pa.Table]]
+) -> tuple[Ints, Any, int | None]:
+    """Codes of integer keys: their distance from the lowest where they are dense."""
+    lowest, highest = int(numbers.min()), int(numbers.max())
+    if highest - lowest < 4 * len(numbers) + 1000:
+        numbers -= lowest
+        return numbers, highest - lowest + 1, lowest
+    codes, known = codes_of(pa.table({"__k0": numbers}), ["__k0"])
+    return codes, known, None
+
+
+def _keep(
+    folder: Path, name: str, codes: int, keep: Ints | None, code: Ints, time: Ints, late: bool, arrival: Ints,
+    sequence: Ints | None, row: Ints | None,
+) -> None:  # fmt: skip
+    """Write the order of one kind of events."""
+    columns = {
+        "time": time,
+        "arrival": arrival if late else None,
+        "sequence": sequence,
+        "row": row if row is None or len(row) >> 32 else row.astype(np.uint32),
+    }
+    for column, values in columns.items():
+        if values is not None:
+            np.save(folder / f"{name}.{column}.npy", values if keep is None else values[keep])
+    code = code if keep is None else code[keep]
+    np.save(folder / f"{name}.edges.npy", np.searchsorted(code, np.arange(codes + 1), side="left"))
+
+
+def _gather(table: pa.Table, names: Sequence[str], rows: Ints) -> tuple[list[pa.Array], Ints]:
+    """Columns of some rows of a table in many pieces, in the table's order, and where among them each row is."""
+    order = np.argsort(rows)
+    ordered = rows[order]
+    slots = np.empty(len(rows), np.int64)
+    slots[order] = np.arange(len(rows))
+    out = []
+    for name in names:
+        chunks = table.column(name).chunks
+        edges = np.cumsum([0, *map(len, chunks)])
+        cuts = np.searchsorted(ordered, edges)
+        parts = [
+            chunk.take(pa.array(ordered[cuts[i] : cuts[i + 1]] - edges[i]))
+            for i, chunk in enumerate(chunks)
+            if cuts[i] < cuts[i + 1]
+        ]
+        out.append(pa.concat_arrays(parts) if parts else pa.nulls(0, table.column(name).type))
+    return out, slots
+
+
+def _rows(table: pa.Table, names: Sequence[str], rows: Ints) -> list[pa.Array]:
+    """Columns of some rows in the order of ``rows``."""
+    columns, slots = _gather(table, names, rows)
+    index = pa.array(slots)
+    return [column.take(index) for column in columns]
+
+
 def _write(path: Path, table: pa.Table) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table.combine_chunks())
-    temporary.replace(path)
 
 
 def _read(path: Path) -> pa.Table:

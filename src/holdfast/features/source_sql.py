@@ -87,7 +87,7 @@ class Relation:
         for part, types in zip(parts, described, strict=True):
             replaced = [
                 f"make_timestamp({micros(quote(c), types[c])})::TIMESTAMPTZ AS {quote(c)}"
-                for c in times
+                for c in dict.fromkeys(times)  # event time and arrival may be one column
                 if c in types and types[c] != "TIMESTAMP WITH TIME ZONE"
             ]
             selects.append(f"SELECT *{' REPLACE (' + ', '.join(replaced) + ')' if replaced else ''} FROM {part}")

@@ -59,7 +59,8 @@ def described(project: Project) -> dict[str, Json]:
         used = [s.name for s in services if any(v.name == view.name for v in s.views)]
         out[f"view/{view.name}"] = {
             "version": view.version, "spec": view.spec(), "columns": plan["columns"], "owner": view.owner,
-            "description": view.description, "tags": dict(view.tags), "used_by": used,
+            "description": view.description, "tags": dict(view.tags), "used_by": used, "source": view.source.name,
+            "schedule": None if view.materialize is None else f"{view.materialize} {view.zone}", "fresh": view.fresh,
             "features": {f.name if isinstance(f, Field) else (f.name or f.column): f.description if isinstance(f, Field) else "" for f in view.features},
         }  # fmt: skip
     for service in services:
@@ -109,7 +110,11 @@ def _details(old: Json, new: Json) -> list[str]:
     out += [f"- {c}" for c in before if c not in after]
     meanings_before, meanings_after = meanings(old["spec"]), meanings(new["spec"])
     out += [f"~ {c}" for c in after if c in before and meanings_before.get(c) != meanings_after.get(c)]
-    out += [f"~ {word}" for word in ("owner", "description", "tags", "used_by") if old.get(word) != new.get(word)]
+    out += [
+        f"~ {word}"
+        for word in ("owner", "description", "tags", "used_by", "schedule", "fresh")
+        if old.get(word) != new.get(word)
+    ]
     return out
 
 
@@ -184,7 +189,7 @@ def catalogue(ledger: Ledger, words: str = "") -> list[Json]:
         entry = {
             "kind": kind,
             "name": name,
-            **{k: stored.get(k) for k in ("version", "owner", "description", "columns", "used_by", "spec")},
+            **{k: stored.get(k) for k in ("version", "owner", "description", "columns", "used_by", "spec", "schedule")},
             "live": sorted(set(users)),
         }
         entry["versions"] = [v["version"] for v in stored.get("versions", [])]

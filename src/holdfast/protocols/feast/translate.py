@@ -85,16 +85,21 @@ def answer(
     times: Sequence[Mapping[str, int | None]], view_of: Mapping[str, str],
 ) -> OnlineFeatures:  # fmt: skip
     """Feast's answer: entity columns first, then the features in the request's order. Timestamps are whole seconds."""
-    results = [Result(list(v), [PRESENT] * len(v), [EPOCH] * len(v)) for v in entities.values()]
+    n = len(rows)
+    always, never = [PRESENT] * n, [EPOCH] * n
+    results = [Result(list(v), always, never) for v in entities.values()]
+    by_view: dict[str | None, tuple[list[str], list[str]]] = {None: (always, never)}
     for column in columns:
         view = view_of.get(column)
-        values = [r[column] for r in rows]
-        if view is None:
-            results.append(Result(values, [PRESENT] * len(rows), [EPOCH] * len(rows)))
-            continue
-        when = [t.get(view) for t in times]
-        statuses = [NOT_FOUND if w is None else PRESENT for w in when]
-        results.append(Result(values, statuses, [EPOCH if w is None else iso(w // SECOND * SECOND) for w in when]))
+        known = by_view.get(view)
+        if known is None and view is not None:  # once for all columns of a view
+            when = [t.get(view) for t in times]
+            known = by_view[view] = (
+                [NOT_FOUND if w is None else PRESENT for w in when],
+                [EPOCH if w is None else iso(w // SECOND * SECOND) for w in when],
+            )
+        assert known is not None
+        results.append(Result([r[column] for r in rows], *known))
     return OnlineFeatures(Names([*entities, *names]), results)
 
 
