@@ -61,13 +61,47 @@ class Access:
             ``require_safe`` allows on loopback only.
         hosts: names accepted in Host and Origin beside loopback and ``bind``; a leading ``*.`` covers subdomains.
         bind: the address listened on.
+        source: a file with more tokens, read again when it changes: an issued token works and a revoked one stops with
+            the next request. Once there were tokens, taking the last one back shuts the listener, it does not open it.
     """
 
-    def __init__(self, *, tokens: Iterable[Token] = (), hosts: Iterable[str] = (), bind: str = "127.0.0.1") -> None:
-        self.tokens = list(tokens)
+    def __init__(
+        self,
+        *,
+        tokens: Iterable[Token] = (),
+        hosts: Iterable[str] = (),
+        bind: str = "127.0.0.1",
+        source: Path | None = None,
+    ) -> None:
+        self._given = list(tokens)
+        self._kept: list[Token] = []
+        self._source = source
+        self._mark: tuple[int, int, int] | None = None
+        self._was_guarded = bool(self._given)
+        if source is not None:
+            self._kept = load(source)  # a broken file is told at the start
+            self._mark = _mark(source)
         self.bind = bind
         own = () if _is_any(bind) else (bind,)
         self._hosts = {_plain(h) for h in (*_LOOPBACK, *own, *hosts)}
+
+    @property
+    def tokens(self) -> list[Token]:
+        """Who may do what, as of now."""
+        if self._source is not None and (mark := _mark(self._source)) != self._mark:
+            try:
+                self._kept = load(self._source)
+            except BadConfig:
+                self._kept = []  # what cannot be read lets nobody in
+                self._was_guarded = True
+            self._mark = mark
+        return [*self._given, *self._kept]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether a token is needed."""
+        self._was_guarded = self._was_guarded or bool(self.tokens)
+        return self._was_guarded
 
     def require_safe(self) -> None:
         """Refuse to listen beyond this machine without a token.
@@ -75,7 +109,7 @@ class Access:
         Raises:
             BadConfig: the address is not loopback and there is no token.
         """
-        if not self.tokens and not is_loopback(self.bind):
+        if not self.guarded and not is_loopback(self.bind):
             raise BadConfig(
                 f"listening on {self.bind} without a token would let everybody in",
                 hint="make one with `holdfast server token NAME --role predict`, or listen on 127.0.0.1",
@@ -97,7 +131,7 @@ class Access:
                 hint="add its host to `hosts` in holdfast.toml if you trust it",
                 number="HF413",
             )
-        if role is None or not self.tokens:
+        if role is None or not self.guarded:
             return None
         token = self.who(headers)
         if token is None:
@@ -203,6 +237,15 @@ def load(path: Path) -> list[Token]:
         raise BadConfig(
             f"{path.name} is not a list of tokens: {problem}", hint="remove it and issue tokens again"
         ) from None
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    """What changes when the file is replaced; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _store(path: Path, tokens: list[Token]) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,9 +22,10 @@ from holdfast.protocols.mlflow import wire
 from holdfast.protocols.mlflow.app import MlflowApp, normal_path
 from holdfast.protocols.mlflow.context import Context
 from holdfast.protocols.mlflow.routes_artifacts import PROTOCOL_VERSION
-from holdfast.registry import pointers
+from holdfast.registry.approval import Terms, terms_for
 from holdfast.server import access as access_rules
 from holdfast.server.access import Access, AccessMiddleware, Role
+from holdfast.server.patience import paced, protocol
 from holdfast.workspace import Workspace
 
 Scope = MutableMapping[str, Any]
@@ -31,7 +33,6 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-TOKENS = "tokens.json"
 THREADS = 8
 _PROJECT_SECONDS = 2.0
 _OPEN = {"/health", "/version"}
@@ -39,7 +40,7 @@ _log = logging.getLogger("holdfast.server")
 
 
 class Policies:
-    """The gate's policy per model name: the project's gates and the settings, whichever is stricter. The definitions
+    """The gate's terms per model name: the project's gates and the settings, whichever is stricter. The definitions
     are read again when their file changed; while they do not load, every name is enforced, because what they would
     have said is not known."""
 
@@ -51,12 +52,13 @@ class Policies:
         self._project: Project | None = None
         self._broken = False
 
-    def __call__(self, name: str) -> str:
+    def __call__(self, name: str) -> Terms:
         with self._lock:
             self._refresh()
             if self._broken:
-                return "enforce"
-            return pointers.policy_for(self._project, name, self._workspace.settings.gate.policy)
+                return Terms("enforce")
+            services = self._project.services.values() if self._project else ()
+            return terms_for(services, name, self._workspace.settings.gate.policy)
 
     def _refresh(self) -> None:
         if time.monotonic() - self._checked < _PROJECT_SECONDS and self._checked:
@@ -96,7 +98,7 @@ def application(workspace: Workspace, *, access: Access | None = None, mounts: d
     )
 
     def who(headers: dict[bytes, bytes]) -> tuple[str, bool]:
-        if not rules.tokens:
+        if not rules.guarded:
             return f"anonymous@{settings.host}", True
         token = rules.who(headers)
         if token is None:
@@ -108,6 +110,14 @@ def application(workspace: Workspace, *, access: Access | None = None, mounts: d
     return _Guard(inner, rules)
 
 
+def token_file(workspace: Workspace) -> Path:
+    """Where this workspace's tokens are kept, for every listener: control plane, feature server, predictions."""
+    path, before = workspace.path("keys", "tokens.json"), workspace.path("tokens.json")
+    if before.exists() and not path.exists():
+        before.rename(path)
+    return path
+
+
 def rules_of(workspace: Workspace, *, host: str | None = None) -> Access:
     """The access rules of this workspace's control plane.
 
@@ -115,10 +125,8 @@ def rules_of(workspace: Workspace, *, host: str | None = None) -> Access:
         BadConfig: the token file is broken.
     """
     settings = workspace.settings.server
-    tokens = access_rules.load(workspace.path(TOKENS))
-    if settings.token:
-        tokens = [*tokens, access_rules.of(settings.token)]
-    return Access(tokens=tokens, hosts=settings.hosts, bind=host or settings.host)
+    fixed = [access_rules.of(settings.token)] if settings.token else []
+    return Access(tokens=fixed, hosts=settings.hosts, bind=host or settings.host, source=token_file(workspace))
 
 
 def role_of(method: str, path: str) -> Role | None:
@@ -146,7 +154,7 @@ class _Guard:
         headers = {name.lower(): value for name, value in scope["headers"]}
         problem = self.rules.check(headers, role=role_of(scope["method"], path))
         if problem is None:
-            await self.inner(scope, receive, send)
+            await self.inner(scope, paced(receive), send)
             return
         status, body = wire.failure(problem)
         more = [(b"www-authenticate", b'Basic realm="holdfast"')] if status == 401 else []
@@ -232,6 +240,7 @@ def serve(workspace: Workspace, *, host: str, port: int, ready: Callable[[str, i
         log_config=None,
         access_log=False,
         lifespan="on",
+        http=protocol(),
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,

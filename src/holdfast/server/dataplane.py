@@ -12,8 +12,9 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -21,13 +22,16 @@ from holdfast.core.records import Arm, LabelRecord, Release
 from holdfast.protocols.mlflow import invocations
 from holdfast.protocols.oip import routes as oip
 from holdfast.server.access import Access, Role, Token
-from holdfast.serving import environment, multistep, release_file
+from holdfast.serving import environment, limits, multistep, release_file, tracing
 from holdfast.serving.journal import Journal
 from holdfast.serving.model import Loaded
 from holdfast.serving.predict import Options
 from holdfast.serving.replica import Replica, stamp_of
 from holdfast.serving.wire import Request, Response, from_error
 from holdfast.workspace import Workspace
+
+if TYPE_CHECKING:
+    from holdfast.monitoring.labels import LabelStore
 
 _REMEMBERED = 1024
 
@@ -50,6 +54,8 @@ class ReplicaConfig(msgspec.Struct, kw_only=True):
     bind: str = "127.0.0.1"
     guarded: bool = True
     steps: bool = False
+    traces: str = ""
+    memory: int | None = None
 
 
 def role_of(method: str, path: str) -> Role | None:
@@ -98,7 +104,8 @@ def loader(workspace: Workspace, *, threads: int = 1) -> Callable[[Arm], Loaded]
         package = packages.load(workspace.objects, arm.content)
         environment.check(package)
         folder = packages.unpack(workspace.objects, package, workspace.path("packages", arm.content))
-        predictor = formats.load(folder, package, threads=threads)
+        vouched = packages.vouched(package, folder, workspace.secret("package"))
+        predictor = formats.load(folder, package, threads=threads, trusted=vouched)
         lookup = None
         if package.plan is not None:
             from holdfast.features.lookup import Lookup
@@ -122,10 +129,14 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
     def read() -> Release | None:
         return release_file.read(releases, config.service, config.environment, key)
 
-    def keep_labels(records: list[LabelRecord]) -> None:
+    @cache
+    def labels() -> LabelStore:
         from holdfast.monitoring.labels import LabelStore
 
-        LabelStore(workspace.path("labels", config.service)).append(records)
+        return LabelStore(workspace.path("labels", config.service))
+
+    def keep_labels(records: list[LabelRecord]) -> None:
+        labels().append(records)
 
     access = Access(tokens=config.tokens, hosts=config.hosts, bind=config.bind)
     replica = Replica(
@@ -139,6 +150,13 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
         now=workspace.clock.now,
         labels=keep_labels,
         guard=guard(access) if config.guarded else None,
+        secret=lambda: workspace.secret("redaction"),
+        memory=config.memory,
+        tracing=tracing.to_collector(
+            config.traces, service=config.service, environment=config.environment, replica=config.name
+        )
+        if config.traces
+        else None,
         options=Options(replay=config.replay, deadline=config.deadline, max_rows=config.max_rows),
     )
     oip.mount(replica)
@@ -150,6 +168,8 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
 
 async def serve(config: ReplicaConfig) -> None:
     """Run one replica until it is told to stop."""
+    if config.memory is not None:
+        limits.enforce(config.memory)
     with Workspace.open(Path(config.project)) as workspace:
         replica = build(workspace, config)
         kind, _, where = config.listen.partition(":")

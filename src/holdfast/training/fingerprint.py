@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 import random
@@ -95,6 +96,26 @@ def lock() -> dict[str, Json]:
             "editable": bool(origin and '"editable"' in origin),
         }
     return dict(sorted(locked.items()))
+
+
+def environment_of(program: str, *, path: str | None = None) -> Json:
+    """``environment()`` with its ``lock``, of the Python that ``program`` names; of this one where it names no other Python.
+
+    Args:
+        program: the first word of a command.
+        path: where programs are looked for, instead of ``PATH``.
+    """
+    found = shutil.which(program, path=path) if re.fullmatch(r"python[\d.]*", Path(program).name) else None
+    if found is None or Path(found).absolute() == Path(sys.executable).absolute():
+        return {**environment(), "lock": lock()}
+    script = str(Path(__file__).parent / "observer" / "report_environment.py")
+    try:
+        done = subprocess.run([found, "-I", script], capture_output=True, timeout=_GIT_SECONDS, check=True)
+        report: Json = json.loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {**environment(), "lock": lock()}
+    locked = report.pop("lock")
+    return {**report, "digest": digest(report), "lock": locked}
 
 
 def hardware() -> Json:

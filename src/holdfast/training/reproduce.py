@@ -6,12 +6,14 @@ The comparison names what differs; the same result has the same hash.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ class Recorded(msgspec.Struct, frozen=True):
     seed: int | None
     datasets: dict[str, str]
     patch: bytes
+    reads: list[Json] = []
 
 
 def recorded(tracking: script.Tracking, run_id: str) -> Recorded:
@@ -55,7 +58,7 @@ def recorded(tracking: script.Tracking, run_id: str) -> Recorded:
     if runs.COMMAND not in tags or runs.CODE not in tags:
         raise BadInput(
             f"run {run_id} does not say how it was made",
-            hint="only runs of `holdfast run -- COMMAND` can be done again",
+            hint="only runs of `holdfast run -- COMMAND` and of `holdfast train` can be done again",
         )
     root = run["info"]["artifact_uri"]
     code = msgspec.json.decode(tags[runs.CODE])
@@ -73,7 +76,23 @@ def recorded(tracking: script.Tracking, run_id: str) -> Recorded:
         seed=int(tags[runs.SEED]) if runs.SEED in tags else None,
         datasets={i["dataset"]["name"]: i["dataset"]["digest"] for i in inputs},
         patch=patch,
+        reads=_reads(tracking, root),
     )
+
+
+def _reads(tracking: script.Tracking, root: str) -> list[Json]:
+    """The files a run read, as bound to their versions; none for a run of which nothing was seen."""
+    try:
+        return msgspec.json.decode(tracking.file(root, script.READS), type=list[Json])
+    except NotFound:
+        return []
+
+
+def with_python(command: list[str], python: Path) -> list[str]:
+    """A command whose Python is another one."""
+    if re.fullmatch(r"python[\d.]*", Path(command[0]).name):
+        return [str(python), *command[1:]]
+    return command
 
 
 def rebuild_code(root: Path, past: Recorded, folder: Path) -> Path:
@@ -131,7 +150,8 @@ def rebuild_environment(then: Mapping[str, Any], folder: Path, *, log: Path) -> 
         )
     lock = then.get("lock") or {}
     pins = [f"{name}=={found['version']}" for name, found in sorted(lock.items()) if not found.get("editable")]
-    pins = [pin for pin in pins if not pin.startswith(("pip==", "setuptools==", "wheel=="))]
+    # Holdfast itself is the one that does this: it is handed to the environment, not installed.
+    pins = [pin for pin in pins if not pin.startswith(("pip==", "setuptools==", "wheel==", "holdfast=="))]
     requirements = folder.with_suffix(".txt")
     requirements.write_text("\n".join(pins) + "\n")
     python = folder / "bin" / "python"
@@ -156,18 +176,63 @@ def result(tracking: script.Tracking, run_id: str) -> Json:
     data = run.get("data") or {}
     root = run["info"]["artifact_uri"]
     files = {
-        path: hashlib.sha256(_VOLATILE.sub(rb"\1\2", tracking.file(root, path))).hexdigest()
-        if path.endswith("MLmodel")
-        else hashlib.sha256(tracking.file(root, path)).hexdigest()
+        path: file_digest(path, tracking.file(root, path))
         for path in tracking.files(run_id)
         if not path.startswith("holdfast/")
     }
     found = {
-        "metrics": {m["key"]: _number(m.get("value", 0.0)) for m in data.get("metrics") or []},
+        "metrics": {
+            m["key"]: _number(m.get("value", 0.0)) for m in data.get("metrics") or [] if m["key"] != runs.FIT_SECONDS
+        },
         "params": {p["key"]: p.get("value", "") for p in data.get("params") or []},
         "files": files,
     }
     return {**found, "digest": digest(found)}
+
+
+def file_digest(path: str, data: bytes) -> str:
+    """SHA-256 of a file, without what names the moment it was written: run ids of an MLmodel; times and memory addresses of
+    a skops archive, whose members are otherwise compared byte for byte."""
+    if path.endswith("MLmodel"):
+        data = _VOLATILE.sub(rb"\1\2", data)
+    elif path.endswith(".skops") and zipfile.is_zipfile(io.BytesIO(data)):
+        try:
+            return _archive_digest(data)
+        except (zipfile.BadZipFile, KeyError, msgspec.MsgspecError, RecursionError):
+            pass
+    return hashlib.sha256(data).hexdigest()
+
+
+def _archive_digest(data: bytes) -> str:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        schema = msgspec.json.decode(archive.read("schema.json"))
+        places: dict[str, str] = {}
+        renamed = _without_addresses(schema, places)
+        members = {
+            places.get(name.partition(".")[0], name.partition(".")[0])
+            + name[len(name.partition(".")[0]) :]: hashlib.sha256(archive.read(name)).hexdigest()
+            for name in archive.namelist()
+            if name != "schema.json"
+        }
+    return digest({"schema": renamed, "members": dict(sorted(members.items()))})
+
+
+def _without_addresses(value: Any, places: dict[str, str]) -> Any:
+    """A skops schema whose addresses (``__id__``, and files named by one) are numbered in order of first mention."""
+    if isinstance(value, list):
+        return [_without_addresses(v, places) for v in value]
+    if not isinstance(value, dict):
+        return value
+    out: dict[str, Any] = {}
+    for key, inner in value.items():
+        if key == "__id__":
+            out[key] = places.setdefault(str(inner), f"#{len(places)}")
+        elif key == "file" and isinstance(inner, str):
+            stem, dot, kind = inner.partition(".")
+            out[key] = places.setdefault(stem, f"#{len(places)}") + dot + kind
+        else:
+            out[key] = _without_addresses(inner, places)
+    return out
 
 
 def differences(then: Json, now: Json) -> list[Json]:

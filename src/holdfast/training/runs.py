@@ -23,6 +23,8 @@ CODE = "holdfast.code"
 ENVIRONMENT = "holdfast.environment"
 SEED = "holdfast.seed"
 COMMAND = "holdfast.command"
+PATCH_FILE, ENVIRONMENT_FILE = "holdfast/code.patch", "holdfast/environment.json"
+FIT_SECONDS = "fit_seconds"
 _PARAM_LIMIT = 6000
 
 
@@ -128,11 +130,15 @@ def log(
 
 def log_file(store: RunStore, objects: Objects, run_id: str, path: str, data: bytes, *, at: int) -> str:
     """Keep bytes as an artifact of the run at ``path``; their SHA-256."""
-    run = store.get_run(run_id)
     sha256 = objects.put(data)
-    root = run.artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/")
-    store.put_artifact(f"{root}/{path}", sha256=sha256, size=len(data), at=at)
+    log_object(store, run_id, path, sha256=sha256, size=len(data), at=at)
     return sha256
+
+
+def log_object(store: RunStore, run_id: str, path: str, *, sha256: str, size: int, at: int) -> None:
+    """Name bytes that are kept already as an artifact of the run."""
+    root = store.get_run(run_id).artifact_uri.removeprefix("mlflow-artifacts:").lstrip("/")
+    store.put_artifact(f"{root}/{path}", sha256=sha256, size=size, at=at)
 
 
 def finish(

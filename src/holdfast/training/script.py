@@ -13,9 +13,12 @@ import msgspec
 from holdfast.core.errors import BadInput, NotFound, Unavailable
 from holdfast.core.records import Json
 from holdfast.training import fingerprint, runs
+from holdfast.training.observed import Observed
 from holdfast.training.spool import API, ARTIFACTS, Answer, Spool
 
-PATCH, ENVIRONMENT = "holdfast/code.patch", "holdfast/environment.json"
+PATCH, ENVIRONMENT = runs.PATCH_FILE, runs.ENVIRONMENT_FILE
+READS, CELLS = "holdfast/reads.json", "holdfast/cells.json"
+CELL_COUNT, SEEDED = "holdfast.cells", "holdfast.seeded"
 HARDWARE, EXIT = "holdfast.hardware", "holdfast.exit_status"
 TREE = "mlflow-artifacts:"
 _PAGE = 25_000
@@ -71,6 +74,7 @@ def begin(
     seed: int | None = None,
     datasets: Sequence[Mapping[str, str]] = (),
     tags: Mapping[str, str] | None = None,
+    environment: Json | None = None,
 ) -> Json:
     """Start the run of a command; the run in MLflow's form (``info``, ``data``).
 
@@ -80,7 +84,7 @@ def begin(
         datasets: of each tracked dataset ``name``, ``digest``, ``source``.
     """
     code, patch = fingerprint.snapshot(root)
-    environment = {**fingerprint.environment(), "lock": fingerprint.lock()}
+    environment = environment or fingerprint.environment_of(command[0])
     marks = {
         "holdfast.run_id": secrets.token_hex(16),
         "mlflow.source.name": " ".join(command),
@@ -106,13 +110,33 @@ def begin(
     tracking.put_file(artifacts, ENVIRONMENT, msgspec.json.format(msgspec.json.encode(environment), indent=1))
     if patch:
         tracking.put_file(artifacts, PATCH, patch)
-    if datasets:
-        inputs = [
-            {"dataset": {"name": d["name"], "digest": d["digest"], "source_type": "local", "source": d["source"]}}
-            for d in datasets
-        ]
-        tracking.post("runs/log-inputs", {"run_id": run["info"]["run_id"], "datasets": inputs})
+    log_datasets(tracking, run["info"]["run_id"], datasets)
     return run
+
+
+def log_datasets(tracking: Tracking, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
+    """Bind datasets to the run: of each ``name``, ``digest``, ``source``."""
+    inputs = [
+        {"dataset": {"name": d["name"], "digest": d["digest"], "source_type": "local", "source": d["source"]}}
+        for d in datasets
+    ]
+    for start in range(0, len(inputs), 500):
+        tracking.post("runs/log-inputs", {"run_id": run_id, "datasets": inputs[start : start + 500]})
+
+
+def note(tracking: Tracking, run: Json, seen: Observed, reads: Sequence[Json]) -> None:
+    """Keep what was seen of the script with its run.
+
+    Args:
+        run: in MLflow's form.
+        reads: the files it read, bound to their versions; kept whole as an artifact, so that they can be put back.
+    """
+    run_id, artifacts = run["info"]["run_id"], run["info"]["artifact_uri"]
+    tracking.put_file(artifacts, READS, msgspec.json.format(msgspec.json.encode(list(reads)), indent=1))
+    if seen.cells:
+        tracking.put_file(artifacts, CELLS, msgspec.json.format(msgspec.json.encode(seen.cells), indent=1))
+        tracking.post("runs/set-tag", {"run_id": run_id, "key": CELL_COUNT, "value": str(len(seen.cells))})
+    tracking.post("runs/set-tag", {"run_id": run_id, "key": SEEDED, "value": ", ".join(seen.seeds)})
 
 
 def end(tracking: Tracking, run_id: str, *, at: int, exit_status: int) -> None:

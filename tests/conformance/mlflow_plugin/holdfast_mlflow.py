@@ -64,7 +64,12 @@ class HoldfastServerThread:
         self._server = holdfast_server(port or 0)
 
     def __enter__(self) -> str:
-        return self._server.__enter__()
+        import mlflow
+
+        # MLflow runs its server in this process and the tests' own calls share its store: here they share the server.
+        url = self._server.__enter__()
+        mlflow.set_tracking_uri(url)
+        return url
 
     def __exit__(self, *exception: Any) -> None:
         self._server.__exit__(*exception)
@@ -88,8 +93,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         helpers.ServerThread = HoldfastServerThread
 
 
+@contextlib.contextmanager
+def launch_server(_host: str, port: int, *_: Any) -> Iterator[None]:
+    """Takes the place of a test module's own way to start ``mlflow server`` on a port."""
+    with holdfast_server(port):
+        yield None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what cannot apply, with the reason from the list."""
+    for module in {item.module for item in items if isinstance(item, pytest.Function)}:
+        if hasattr(module, "_launch_server"):
+            module._launch_server = launch_server
     used: set[str] = set()
     files = {item.nodeid.split("::")[0] for item in items}
     rules = read_list()
@@ -107,6 +122,18 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     stats = terminalreporter.stats
     counts = {kind: len(stats.get(kind, [])) for kind in ("passed", "failed", "error", "skipped")}
     terminalreporter.write_line(f"holdfast: {counts}")
+    for file in sorted(
+        {
+            r.nodeid.split("::")[0]
+            for found in stats.values()
+            for r in found
+            if "::" in (getattr(r, "nodeid", None) or "")
+        }
+    ):
+        mine = {
+            kind: sum(r.nodeid.startswith(f"{file}::") for r in stats.get(kind, [])) for kind in (*counts, "xfailed")
+        }
+        terminalreporter.write_line(f"holdfast: {file} {mine}")
     for pattern in _unmatched:
         terminalreporter.write_line(f"holdfast: {pattern} matches no test any more", yellow=True)
 

@@ -233,3 +233,23 @@ def test_a_browsers_upload(local: Api) -> None:
         assert response.status_code == 400 and text in response.json()["message"]
     assert local.http.post(url, params={"run_uuid": run_id, "path": "t.txt"}, content=b"hello").status_code == 200
     assert local.http.get("/get-artifact", params={"run_uuid": run_id, "path": "t.txt"}).text == "hello"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("MLmodel", "text/plain"), ("a.yaml", "text/plain"), ("a.json", "text/plain"), ("c.png", "image/png"), ("d.pdf", "application/pdf"),
+        ("x.html", "application/octet-stream"), ("x.svg", "application/octet-stream"), ("b.pkl", "application/octet-stream"),
+    ],
+)  # fmt: skip
+def test_a_logged_models_file_with_its_kind_and_name(local: Api, name: str, kind: str) -> None:
+    info = local.post("logged-models", experiment_id=local.experiment())["model"]["info"]
+    local.upload(f"{info['artifact_uri'].removeprefix('mlflow-artifacts:/')}/deep/{name}", b"data")
+    url = f"/ajax-api/2.0/mlflow/logged-models/{info['model_id']}/artifacts/files"
+    answer = local.http.get(url, params={"artifact_file_path": f"deep/{name}"})
+    assert answer.content == b"data" and answer.headers["content-type"] == kind
+    assert answer.headers["content-disposition"].startswith(f"attachment; filename={name};")
+    for bad in ("../x", "%2e%2e/x", ""):
+        assert local.http.get(url, params={"artifact_file_path": bad}).status_code == 400
+    assert local.http.get(url, params={"artifact_file_path": "none"}).status_code == 404
+    assert local.http.get(url.replace(info["model_id"], "m-x"), params={"artifact_file_path": "a"}).status_code == 404

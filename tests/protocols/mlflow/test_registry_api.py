@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+import holdfast as hf
 from holdfast.core.records import RuleOutcome, Verdict
 from holdfast.protocols.mlflow.app import ROUTES
 from holdfast.registry import versions
 from holdfast.server.gc import collect
+from holdfast.validation.rules import digest_of
 from tests.protocols.mlflow.client import Api, serving
 
 GATED = """
@@ -32,7 +34,8 @@ def gated(tmp_path: Path) -> Any:
 def judge(api: Api, version: int, outcome: Any = "pass", name: str = "fraud") -> None:
     content = versions.get(api.workspace.ledger, name, version).content
     verdict = Verdict(
-        model=name, version=version, content=content, outcome=outcome, rules="r", evidence="e", at=1,
+        model=name, version=version, content=content, outcome=outcome, rules=digest_of([hf.at_least("accuracy", 0.9)]),
+        evidence="e", at=1,
         results=[RuleOutcome(check="accuracy", outcome=outcome, message="")],
     )  # fmt: skip
     versions.attach_verdict(api.workspace.ledger, verdict, at=1, actor="gate")
@@ -264,3 +267,32 @@ def test_collection_spares_what_a_version_needs(local: Api) -> None:
     assert local.http.get(f"/api/2.0/mlflow-artifacts/artifacts/{path}/MLmodel").content == b"registered bytes"
     again = collect(ws.runs, ws.ledger, ws.objects, before=now + 1, at=now, actor="t")
     assert (again.objects, again.kept) == (0, 0)
+
+
+def test_the_filter_that_clients_add_to_leave_prompts_out_finds_models(api: Api) -> None:
+    api.post("registered-models/create", name="plain")
+    api.post("registered-models/create", name="p", tags=[{"key": "mlflow.prompt.is_prompt", "value": "true"}])
+    found = api.get("registered-models/search", filter="tag.`mlflow.prompt.is_prompt` != 'true'")["registered_models"]
+    assert [m["name"] for m in found] == ["plain"]
+    assert api.get("registered-models/search", filter="tag.other != 'x'") == {}
+
+
+def test_a_logged_model_says_which_versions_were_made_of_it(api: Api) -> None:
+    experiment = api.experiment()
+    made = api.post("logged-models", experiment_id=experiment, source_run_id="123")["model"]["info"]
+    assert made["source_run_id"] == "123"
+    api.post("registered-models/create", name="m")
+    for number in (1, 2):
+        api.post("model-versions/create", name="m", source=made["artifact_uri"], model_id=made["model_id"])
+        tags = {t["key"]: t["value"] for t in api.get(f"logged-models/{made['model_id']}")["model"]["info"]["tags"]}
+        known = ", ".join(f'{{"name": "m", "version": {n}}}' for n in range(1, number + 1))
+        assert tags["mlflow.modelVersions"] == f"[{known}]"
+
+
+def test_a_copy_is_downloaded_from_where_its_original_is(api: Api) -> None:
+    api.post("registered-models/create", name="m")
+    api.post("model-versions/create", name="m", source="runs:/elsewhere/model", run_id="another")
+    api.post("model-versions/create", name="m", source="models:/m/1")
+    copy = api.get("model-versions/get", name="m", version="2")["model_version"]
+    assert copy["source"] == "models:/m/1" and copy["run_id"] == "another"
+    assert api.get("model-versions/get-download-uri", name="m", version="2")["artifact_uri"] == "runs:/elsewhere/model"

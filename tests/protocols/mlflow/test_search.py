@@ -204,3 +204,25 @@ def test_random_text_never_breaks_the_parser(seed: int) -> None:
             filters.parse(text, filters.RUNS)
         except BadInput:
             continue
+
+
+def test_experiments_come_newest_first_and_stay_in_place_when_they_change(api: Api) -> None:
+    ids = {name: api.experiment(name) for name in ("a", "b", "c")}
+    api.post("experiments/delete", experiment_id=ids["b"])
+    found = api.post("experiments/search", view_type="ALL", max_results=10)["experiments"]
+    assert [e["name"] for e in found] == ["c", "b", "a", "Default"]
+
+
+def test_logged_models_measured_on_a_dataset(api: Api) -> None:
+    experiment = api.experiment()
+    run_id = api.run(experiment)
+    ids = [api.post("logged-models", experiment_id=experiment, name=n)["model"]["info"]["model_id"] for n in "ab"]
+    api.post(
+        "runs/log-metric", run_id=run_id, key="m", value=1.0, timestamp=1, model_id=ids[0], dataset_name="d", dataset_digest="1"
+    )  # fmt: skip
+    for datasets, names in (
+        ([{"dataset_name": "d", "dataset_digest": "1"}], ["a"]), ([{"dataset_name": "d"}], ["a"]),
+        ([{"dataset_name": "d", "dataset_digest": "2"}], []), ([{"dataset_name": "e"}, {"dataset_name": "d"}], ["a"]), ([], ["b", "a"]),
+    ):  # fmt: skip
+        found = api.post("logged-models/search", experiment_ids=[experiment], datasets=datasets).get("models", [])
+        assert [m["info"]["name"] for m in found] == names, datasets

@@ -41,6 +41,7 @@ ROUTES: list[Route] = [
     *routes_artifacts.ROUTES,
 ]
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
+MODEL_FILES = "/api/2.0/mlflow/logged-models/{model_id}/artifacts/files"
 UPLOAD = "/api/2.0/mlflow/upload-artifact"
 REQUEST_ID = b"x-holdfast-request-id"
 REQUESTS = "requests"
@@ -137,7 +138,10 @@ class MlflowApp:
         elif path == UPLOAD:
             await self._browser_upload(scope, receive, send)
         elif path in ("/get-artifact", "/model-versions/get-artifact"):
-            await self._legacy_artifact(path, scope, receive, send)
+            which = transfer.run_artifact_path if path == "/get-artifact" else transfer.version_artifact_path
+            await self._file(which, {}, scope, receive, send)
+        elif (of_model := _match(MODEL_FILES, path)) is not None:
+            await self._file(transfer.logged_model_artifact_path, of_model, scope, receive, send)
         else:
             found = self._find_deep(method, path)
             if found is None:
@@ -222,13 +226,15 @@ class MlflowApp:
         await transfer.upload(ctx, path, receive, scratch=self.scratch, most=10 * 1024 * 1024, run=self._run)
         await _send(send, 200, b"{}")
 
-    async def _legacy_artifact(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _file(
+        self, which: Callable[[Context, Json], str], values: dict[str, str], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        """One file, for browsers; ``which`` finds its artifact path from the query."""
         if scope["method"] not in ("GET", "HEAD"):
             raise ProtocolError("BAD_REQUEST", f"{scope['method']} is not allowed here.", status=405)
         headers = dict(scope["headers"])
         ctx = self._context(headers)
-        request = wire.query_fields(scope["query_string"], {})
-        which = transfer.run_artifact_path if path == "/get-artifact" else transfer.version_artifact_path
+        request = {**wire.query_fields(scope["query_string"], {}), **values}
         await self._download(ctx, await self._run(which, ctx, request), headers, scope, receive, send)
 
     async def _download(
@@ -308,5 +314,8 @@ async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
 
 async def _send(send: Send, status: int, body: bytes) -> None:
     headers = [*_HEADERS, (b"content-length", str(len(body)).encode())]
+    if status in (408, 413):
+        # The rest of the body may still be on its way; it must not be read as the next request.
+        headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -10,17 +10,18 @@ from typing import Any
 from holdfast.core.errors import NotAllowed
 from holdfast.core.ports import Clock, Ledger, LedgerTransaction, Objects, RunStore
 from holdfast.core.records import Entry, Json
+from holdfast.registry.approval import Terms
 
 
 @dataclass(frozen=True)
 class Context:
-    """The stores, the clock, the gate's policy per model name, and the caller's name for the ledger."""
+    """The stores, the clock, the gate's terms per model name, and the caller's name for the ledger."""
 
     runs: RunStore
     ledger: Ledger
     objects: Objects
     clock: Clock
-    policy: Callable[[str], str]
+    policy: Callable[[str], str | Terms]
     protected: tuple[str, ...]
     actor: str = ""
     may_approve: bool = True

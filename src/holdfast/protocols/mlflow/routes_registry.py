@@ -3,6 +3,7 @@
 # ruff: noqa: S106  ("str" is the type of the page_token field, not a password)
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +23,8 @@ from holdfast.registry import foreign, pointers, versions
 from holdfast.registry.names import ACTIVE_STAGES, check_alias, check_model_name, check_stage, is_protected
 from holdfast.registry.versions import RegisteredModel
 
+IS_PROMPT = "mlflow.prompt.is_prompt"
+MODEL_VERSIONS = "mlflow.modelVersions"
 _PAIR = {"key": Field("str", True), "value": Field("str")}
 
 
@@ -42,6 +45,11 @@ def get_model(ctx: Context, q: Json) -> Json:
 def rename_model(ctx: Context, q: Json) -> Json:
     new_name = q.get("new_name") or ""
     policy = ctx.policy(check_model_name(new_name))
+    if any(
+        v.stage == "Production" or any(is_protected(a, ctx.protected) for a in v.aliases)
+        for v in versions.list(ctx.ledger, q["name"])
+    ):
+        ctx.require_approver(f"Renaming {q['name']!r}, which has an approved version,")
     model = pointers.rename(
         ctx.ledger, q["name"], new_name, policy=policy, at=ctx.now(), actor=ctx.actor, protected=ctx.protected
     )
@@ -114,7 +122,29 @@ def create_version(ctx: Context, q: Json) -> Json:
         actor=ctx.actor,
         must_exist=True,
     )
+    if version.model_id:
+        _note_registration(ctx, version)
     return {"model_version": translate.model_version(version)}
+
+
+def _note_registration(ctx: Context, version: ModelVersion) -> None:
+    """A logged model's tag says which versions were made of it; a convenience, the versions themselves are the truth."""
+    with ctx.runs.transaction():
+        try:
+            model = ctx.runs.get_model(version.model_id or "")
+        except NotFound:
+            return
+        try:
+            known = msgspec.json.decode(model.tags.get(MODEL_VERSIONS, "[]"), type=list[dict[str, Any]])
+        except msgspec.MsgspecError:
+            known = []
+        this = {"name": version.name, "version": version.version}
+        if this in known:
+            return
+        # The protocol's clients compare the text: Python's spelling, with a blank after comma and colon.
+        text = json.dumps([*known, this])
+        if len(text) <= limits.TAG_VALUE:
+            ctx.runs.update_model(model.model_id, at=ctx.now(), tags={MODEL_VERSIONS: text})
 
 
 def _content(ctx: Context, q: Json) -> tuple[str, str | None]:
@@ -140,12 +170,12 @@ def _root(ctx: Context, source: str, run_id: str | None, model_id: str | None) -
             return location(model.artifact_uri)
     if source.startswith("runs:/"):
         owner, _, path = source.removeprefix("runs:/").lstrip("/").partition("/")
-        if run_id and owner != run_id:
-            raise BadInput(f"Invalid model version source: '{source}' is not of run {run_id}")
         try:
             uri = ctx.runs.get_run(owner).artifact_uri
         except NotFound:
             return None
+        if run_id and owner != run_id:
+            raise BadInput(f"Invalid model version source: '{source}' is not of run {run_id}")
         return location(f"{uri}/{path}" if path else uri)
     source = _plain_source(source)
     if source.startswith(("/", "file:", "./", "~")):
@@ -264,7 +294,19 @@ def download_uri(ctx: Context, q: Json) -> Json:
         held = bool(foreign.files_of(ctx.objects, version.content))
     except (NotFound, BadInput):
         held = False
-    return {"artifact_uri": pinned_uri(version.content) if held else version.source}
+    return {"artifact_uri": pinned_uri(version.content) if held else _first_source(ctx, version)}
+
+
+def _first_source(ctx: Context, version: ModelVersion) -> str:
+    """Where the bytes are that a version was made of: a copy's are where its original's are."""
+    for _ in range(100):
+        if not version.source.startswith("models:/"):
+            break
+        try:
+            version = versions.resolve(ctx.ledger, version.source)
+        except (NotFound, BadInput):
+            break
+    return version.source
 
 
 def set_version_tag(ctx: Context, q: Json) -> Json:
@@ -357,6 +399,9 @@ def _check_tag(q: Json) -> None:
 def _matches(row: Any, tags: dict[str, str], clauses: Sequence[Clause]) -> bool:
     for clause in clauses:
         actual = tags.get(clause.key) if clause.kind == "tag" else getattr(row, clause.key)
+        if clause.key == IS_PROMPT and clause.comparator == "!=" and actual is None:
+            # Clients add "is not a prompt" to every search; what was never marked is none.
+            continue
         if not compare(clause, actual):
             return False
     return True

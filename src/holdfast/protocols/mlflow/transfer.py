@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import mimetypes
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +24,11 @@ from holdfast.registry import versions
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 # Types a browser would run are sent as plain bytes; the name still tells the user what they are.
-_ACTIVE = ("html", "svg", "xml", "javascript", "xhtml", "pdf")
+_ACTIVE = ("html", "svg", "xml", "javascript", "xhtml")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_PLAIN = frozenset(
+    (".txt", ".log", ".cfg", ".conf", ".ini", ".toml", ".yaml", ".yml", ".json", ".py", ".csv", ".tsv", ".md")
+)
 _STALL_SECONDS = 60.0
 
 
@@ -91,15 +96,22 @@ def download(ctx: Context, path: str, *, if_none_match: str = "") -> Response:
         "accept-ranges": "bytes",
         "x-content-type-options": "nosniff",
         "content-security-policy": "sandbox; default-src 'none'",
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(name)}",
+        # Browsers take the second name; the first is for clients that read only the old form.
+        "content-disposition": f"attachment; filename={_UNSAFE.sub('+', name)}; filename*=UTF-8''{quote(name)}",
         "cache-control": "private, no-cache",
     }
     if if_none_match and (if_none_match.strip() == "*" or f'"{found.sha256}"' in if_none_match):
         return Response(status_code=304, headers=headers)
+    return FileResponse(ctx.objects.fetch(found.sha256), headers={**headers, "content-type": _kind(name)})
+
+
+def _kind(name: str) -> str:
+    """A file's media type by its name; nothing that a browser would run, and plain text for what people read."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if name.lower() in ("mlmodel", "mlproject") or suffix in _PLAIN:
+        return "text/plain"
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    if any(word in kind for word in _ACTIVE):
-        kind = "application/octet-stream"
-    return FileResponse(ctx.objects.fetch(found.sha256), media_type=kind, headers=headers)
+    return "application/octet-stream" if any(word in kind for word in _ACTIVE) else kind
 
 
 def run_artifact_path(ctx: Context, q: Json) -> str:
@@ -109,6 +121,13 @@ def run_artifact_path(ctx: Context, q: Json) -> str:
     if not run_id:
         raise missing("run_id")
     return _inside(location(ctx.runs.get_run(run_id).artifact_uri), path)
+
+
+def logged_model_artifact_path(ctx: Context, q: Json) -> str:
+    """The artifact path of ``/logged-models/<id>/artifacts/files?artifact_file_path=``."""
+    if not q.get("artifact_file_path"):
+        raise missing("artifact_file_path")
+    return _inside(location(ctx.runs.get_model(q["model_id"]).artifact_uri), check_path(q["artifact_file_path"]))
 
 
 def version_artifact_path(ctx: Context, q: Json) -> str:

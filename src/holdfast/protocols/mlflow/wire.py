@@ -267,6 +267,8 @@ def _code(error: HoldfastError) -> tuple[int, str]:
             return 503, "TEMPORARILY_UNAVAILABLE"
         case Refused():
             return 400, "INVALID_PARAMETER_VALUE"
+        case UsersTurn() if error.status == 408:
+            return 408, "DEADLINE_EXCEEDED"
         case UsersTurn():
             return 400, "INVALID_PARAMETER_VALUE"
     return 500, "INTERNAL_ERROR"

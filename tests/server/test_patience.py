@@ -1,0 +1,127 @@
+"""Clients that dawdle, and tokens taken back, against a control plane that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from holdfast.server import access, patience
+from holdfast.server.controlplane import application, rules_of
+from holdfast.workspace import Workspace
+
+RUNS = "/api/2.0/mlflow/runs/search"
+
+
+@contextlib.contextmanager
+def listening(root: Path, *, head: float = 0.5) -> Iterator[tuple[str, int]]:
+    """A control plane with uvicorn in a thread; its host and port."""
+    (root / "holdfast.toml").touch()
+    with Workspace.open(root) as workspace:
+        app = application(workspace, access=rules_of(workspace))
+        listener = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(app, log_config=None, lifespan="off", http=patience.protocol(head))
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield "127.0.0.1", listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            listener.close()
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the other side ends the connection, waited for."""
+    connection.settimeout(10)
+    try:
+        while connection.recv(1000):
+            pass
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_a_head_that_does_not_come_is_not_waited_for(tmp_path: Path) -> None:
+    with listening(tmp_path) as address:
+        silent, dripping = socket.create_connection(address), socket.create_connection(address)
+        dripping.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: ")
+        second = socket.create_connection(address)
+        second.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        seen = b""
+        while not seen.endswith(b"OK"):
+            seen += second.recv(1000)
+        second.sendall(b"GET /health HT")
+        assert closed(silent) and closed(dripping) and closed(second)
+        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+            for _ in range(2):
+                # Idle between two requests is not a head on its way.
+                assert http.get("/health").status_code == 200
+                time.sleep(0.7)
+
+
+def test_a_body_that_does_not_come_is_answered_408(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.server.controlplane.paced", lambda r: patience.paced(r, grace=0.3, rate=1e6))
+    with listening(tmp_path, head=30) as address:
+        for path in (RUNS, "/api/2.0/mlflow-artifacts/artifacts/0/x"):
+            connection = socket.create_connection(address)
+            method = b"POST" if path == RUNS else b"PUT"
+            connection.sendall(
+                method + b" " + path.encode() + b" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+            )
+            connection.settimeout(10)
+            answer = connection.recv(4000)
+            assert b" 408 " in answer and b"DEADLINE_EXCEEDED" in answer and b"connection: close" in answer.lower()
+            assert closed(connection)
+
+
+def test_time_is_given_for_what_came() -> None:
+    async def drive(pieces: list[tuple[float, int]]) -> int:
+        left = list(pieces)
+
+        async def receive() -> Any:
+            wait, size = left.pop(0)
+            await asyncio.sleep(wait)
+            return {"type": "http.request", "body": b"x" * size, "more_body": bool(left)}
+
+        slow, size, more = patience.paced(receive, grace=0.2, rate=1000), 0, True
+        while more:
+            message = await slow()
+            size += len(message["body"])
+            more = message["more_body"]
+        return size
+
+    assert asyncio.run(drive([(0.05, 1000)] * 8)) == 8000
+    with pytest.raises(patience.TooSlow):
+        asyncio.run(drive([(0.05, 1)] * 8))
+
+
+def test_a_token_works_at_once_and_stops_at_once(tmp_path: Path) -> None:
+    with listening(tmp_path) as (host, port), httpx.Client(base_url=f"http://{host}:{port}") as http:
+        kept = tmp_path / ".holdfast" / "keys" / "tokens.json"
+        body = {"experiment_ids": ["0"]}
+        assert http.post(RUNS, json=body).status_code == 200
+        secret = access.issue(kept, "ann", "read")
+        ann = {"Authorization": f"Bearer {secret}"}
+        assert http.post(RUNS, json=body).status_code == 401
+        assert http.post(RUNS, json=body, headers=ann).status_code == 200
+        assert access.revoke(kept, "ann")
+        assert http.post(RUNS, json=body, headers=ann).status_code == 401
+        # The last token taken back shuts the server; it does not open it.
+        assert http.post(RUNS, json=body).status_code == 401
+        kept.write_text("not a list")
+        assert http.post(RUNS, json=body, headers=ann).status_code == 401
