@@ -178,3 +178,41 @@ def test_clear_refusals(tmp_path: Path) -> None:
     three = DecisionTreeClassifier(max_depth=2).fit(x, labels(x, classes=3))
     with pytest.raises(BadInput, match="two classes"):
         formats.save(three, tmp_path, sample=x, task="binary", columns=COLUMNS)
+
+
+def test_categories_and_their_encoders_agree_also_where_unseen_or_missing(tmp_path: Path) -> None:
+    """One-hot and ordinal codes: whichever form serves, it answers as the original on rows neither was made from."""
+    from sklearn.compose import ColumnTransformer
+    from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder
+
+    x = rows(holes=False)
+    x[:, 4], x[:, 5] = np.round(np.abs(x[:, 4]) * 2), np.round(np.abs(x[:, 5]))
+    y = labels(x) ^ (x[:, 4] == 1)
+    for encoder in (
+        OneHotEncoder(handle_unknown="ignore", sparse_output=False),
+        OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+    ):
+        columns = ColumnTransformer([("codes", encoder, [4, 5])], remainder="passthrough")
+        model = make_pipeline(columns, RandomForestClassifier(10, max_depth=6, random_state=0)).fit(x, y)
+        folder = tmp_path / type(encoder).__name__
+        saved = formats.save(model, folder, sample=x, task="binary", columns=COLUMNS)
+        fresh = rows(500, seed=21, holes=False)
+        fresh[:, 4], fresh[:, 5] = np.round(np.abs(fresh[:, 4]) * 2), np.round(np.abs(fresh[:, 5]))
+        fresh[::3, 4] = 77.0  # a category nobody saw
+        fresh[1::5, 0] = np.nan
+        got = formats.load(folder, package(saved, folder)).scores(fresh)
+        np.testing.assert_allclose(got, model.predict_proba(fresh)[:, 1], atol=1e-5)
+
+
+def test_boosting_with_categories_unseen_and_missing(tmp_path: Path) -> None:
+    x = rows(holes=False)
+    x[:, 5] = np.round(np.abs(x[:, 5]) * 2)
+    model = HistGradientBoostingClassifier(max_iter=15, categorical_features=[5], random_state=0)
+    x[::11, 5] = np.nan
+    y = labels(x) ^ (x[:, 5] == 1)
+    saved = formats.save(model.fit(x, y), tmp_path, sample=x, task="binary", columns=COLUMNS)
+    fresh = rows(500, seed=22)
+    fresh[:, 5] = np.round(np.abs(fresh[:, 5]) * 2)
+    fresh[::4, 5], fresh[1::4, 5] = np.nan, 200.0
+    got = formats.load(tmp_path, package(saved, tmp_path)).scores(fresh)
+    np.testing.assert_allclose(got, model.predict_proba(fresh)[:, 1], atol=1e-5)

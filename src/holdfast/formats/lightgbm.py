@@ -1,16 +1,18 @@
-"""LightGBM's own text, read by LightGBM itself after its counts are checked for sense."""
+"""LightGBM's own text, read by LightGBM itself after it was understood and written anew (``lightgbm_text``)."""
 
 from __future__ import annotations
 
-import re
+from typing import Any
 
-from holdfast.core.errors import BadInput, TooMuch, Unavailable
+import numpy as np
+
+from holdfast.core.errors import BadInput, Unavailable
 from holdfast.core.records import Package
+from holdfast.formats.lightgbm_text import rewritten
+from holdfast.formats.onnx import shape_scores
 from holdfast.formats.xgboost import BoosterPredictor
 
 NAME = "lightgbm"
-LEAVES = 1 << 20
-_COUNT = re.compile(rb"^(num_leaves|num_class|num_tree_per_iteration|max_feature_idx|num_cat)=(-?\d+)", re.MULTILINE)
 
 
 def parse(data: bytes, package: Package, *, threads: int = 1) -> BoosterPredictor:
@@ -19,17 +21,34 @@ def parse(data: bytes, package: Package, *, threads: int = 1) -> BoosterPredicto
     Raises:
         TooMuch: it claims absurd counts. Unavailable: lightgbm is not installed. BadInput: it cannot be read.
     """
-    for name, value in _COUNT.findall(data):
-        if len(value) > 9 or not 0 <= int(value) <= LEAVES:
-            raise TooMuch(f"this LightGBM model claims {name.decode()}={value.decode()[:20]}")
+    text = rewritten(data)
     try:
         import lightgbm
     except ImportError:
         raise Unavailable("this model needs lightgbm", hint="pip install lightgbm") from None
     try:
-        booster = lightgbm.Booster(model_str=data.decode("utf-8"))
+        booster = lightgbm.Booster(model_str=text)
     except Exception as error:  # noqa: BLE001  a foreign parser raises what it likes
         raise BadInput(f"lightgbm cannot read this model: {str(error).splitlines()[0][:200]}") from None
     if booster.num_feature() != len(package.inputs):
         raise BadInput(f"this model takes {booster.num_feature()} inputs, the package has {len(package.inputs)}")
     return BoosterPredictor(lambda x: booster.predict(x, num_threads=threads), task=package.task)
+
+
+def dump(model: Any) -> bytes:
+    """A fitted booster, or scikit-learn wrapper of one, as LightGBM's text (up to its best iteration).
+
+    Raises:
+        BadInput: it is not fitted.
+    """
+    try:
+        booster = model.booster_ if hasattr(model, "booster_") else model
+        return str(booster.model_to_string()).encode()
+    except Exception as error:  # noqa: BLE001  a foreign writer raises what it likes
+        raise BadInput(f"lightgbm cannot write this model: {str(error).splitlines()[0][:200]}") from None
+
+
+def own_scores(model: Any, task: str) -> Any:
+    """What the model itself answers for rows, as ``Predictor.scores`` promises it."""
+    own = model.predict_proba if task != "regression" and hasattr(model, "predict_proba") else model.predict
+    return lambda rows: np.asarray(shape_scores(own(rows), task))

@@ -2,7 +2,7 @@
 
 Field numbers are those of onnx.proto3 (ONNX IR). Refused: external data, operators outside the two standard domains,
 functions and training graphs (not needed for inference), tensors whose claimed size is absurd or is not in the file,
-nesting deeper than 8 graphs.
+joins that multiply the input, nesting deeper than 8 graphs. What a graph takes while it runs is bounded by the replica.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from holdfast.core.errors import BadInput, NotTrusted, TooMuch
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 ELEMENTS = 1 << 30
 NODES = 1_000_000
+REPEATS = 1 << 16
+"""Most times the input may be repeated in any tensor."""
 _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 14: 8, 15: 16, 16: 2}
 _GROWERS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "EyeLike", "OneHot",
                       "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Scan",
@@ -87,7 +89,7 @@ def inspect(data: bytes) -> dict[str, int]:
             )
     if graphs != 1:
         raise BadInput("not an ONNX model: it has no graph")
-    return seen
+    return {name: seen[name] for name in ("nodes", "tensors")}
 
 
 def _check_domain(domain: str) -> None:
@@ -116,7 +118,14 @@ def _node(data: memoryview, seen: dict[str, int], depth: int) -> None:
     seen["nodes"] += 1
     if seen["nodes"] > NODES:
         raise TooMuch(f"this ONNX model has more than {NODES} operators")
+    inputs: list[str] = []
+    outputs: list[str] = []
+    kind = ""
     for number, wire, _, body in fields(data):
+        if number in (1, 2) and wire == 2:
+            (inputs if number == 1 else outputs).append(bytes(body).decode("utf-8", "replace"))
+        if number == 4 and wire == 2:
+            kind = bytes(body).decode("utf-8", "replace")
         if number == 7 and wire == 2:
             _check_domain(bytes(body).decode("utf-8", "replace"))
         elif number == 4 and wire == 2 and bytes(body).decode("utf-8", "replace") in _GROWERS:
@@ -126,6 +135,13 @@ def _node(data: memoryview, seen: dict[str, int], depth: int) -> None:
             )
         elif number == 5 and wire == 2:
             _attribute(body, seen, depth)
+    # Joining is the one way left to make much of little: how often may the input be repeated in what comes out?
+    sizes = [seen.get("of " + name, 1) for name in inputs] or [1]
+    size = sum(sizes) if kind == "Concat" else max(sizes)
+    if size > REPEATS:
+        raise TooMuch(f"this ONNX model joins its input with itself more than {REPEATS} times")
+    if size > 1:
+        seen.update({"of " + name: size for name in outputs})
 
 
 def _attribute(data: memoryview, seen: dict[str, int], depth: int) -> None:

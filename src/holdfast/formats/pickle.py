@@ -12,6 +12,29 @@ from holdfast.core.records import Package
 NAME = "pickle"
 
 
+def dump(estimator: Any) -> bytes:
+    """An estimator as pickle bytes, for the store that will sign them.
+
+    Raises:
+        BadInput: it cannot be pickled, or is defined where no other process finds it.
+    """
+    import pickle
+
+    try:
+        data = pickle.dumps(estimator, protocol=5)
+    except Exception as error:  # noqa: BLE001  other people's classes raise what they like
+        raise BadInput(
+            f"{type(estimator).__name__} cannot be pickled: {error}",
+            hint="define its class in a module, not in a function",
+        ) from None
+    if type(estimator).__module__ == "__main__":
+        raise BadInput(
+            f"{type(estimator).__name__} is defined in the notebook itself, where no replica finds it",
+            hint="move the class into a module of the project",
+        )
+    return data
+
+
 def parse(
     data: bytes, package: Package, *, sha256: str, trusted: Callable[[str], bool] | None, threads: int = 1
 ) -> Any:

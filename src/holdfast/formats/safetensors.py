@@ -115,3 +115,62 @@ def parse(data: bytes, package: Package, *, threads: int = 1) -> StackPredictor:
             raise BadInput(f"a layer has shape {weight.shape} where {width} values come in")
         width = weight.shape[0]
     return StackPredictor(layers, str(activation), task=package.task)
+
+
+def dump(model: Any) -> bytes:
+    """A ``torch.nn.Sequential`` of linear layers, with one kind of activation between them, as safetensors.
+
+    Its last layer gives logits (one for binary, k for k classes) or values: a sigmoid or softmax of its own is left out by
+    the caller, because serving applies it.
+
+    Raises:
+        BadInput: it is of another architecture.
+    """
+    layers = list(model) if type(model).__name__ == "Sequential" else []
+    linear = [(i, layer) for i, layer in enumerate(layers) if type(layer).__name__ == "Linear"]
+    others = [layer for layer in layers if type(layer).__name__ not in ("Linear", "Dropout", "Identity")]
+    kinds = {type(layer).__name__.lower() for layer in others} or {"identity"}
+    between = len(kinds) == 1 and kinds <= set(_ACTIVATIONS) and len(others) in (0, len(linear) - 1)
+    if (
+        not linear
+        or not between
+        or type(layers[-1]).__name__ != "Linear"
+        or (kinds == {"gelu"} and others[0].approximate != "tanh")
+    ):
+        raise BadInput(
+            "only a torch.nn.Sequential of Linear layers with one kind of activation (ReLU, Tanh, GELU(approximate='tanh')) is"
+            " written as safetensors",
+            hint="export the network with torch.onnx and register that file",
+        )
+    header: dict[str, Any] = {"__metadata__": {"holdfast.activation": kinds.pop()}}
+    body = b""
+    for i, layer in linear:
+        width = len(layer.weight)
+        bias = layer.bias.detach().cpu().numpy() if layer.bias is not None else np.zeros(width, dtype=np.float32)
+        for part, values in (("weight", layer.weight.detach().cpu().numpy()), ("bias", bias)):
+            array = np.ascontiguousarray(values, dtype="<f8" if values.dtype == np.float64 else "<f4")
+            header[f"{i}.{part}"] = {"dtype": "F64" if array.itemsize == 8 else "F32", "shape": list(array.shape),
+                                     "data_offsets": [len(body), len(body) + array.nbytes]}  # fmt: skip
+            body += array.tobytes()
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def own_scores(model: Any, task: str) -> Any:
+    """What the network itself answers for rows, in evaluation mode, as ``Predictor.scores`` promises it."""
+
+    def scores(rows: Any) -> Any:
+        import torch  # type: ignore[import-not-found,unused-ignore]
+
+        model.eval()
+        with torch.no_grad():
+            dtype = next(model.parameters()).dtype
+            out = model(torch.as_tensor(np.ascontiguousarray(rows), dtype=dtype)).double()
+            if task == "binary" and out.shape[1] == 1:
+                out = torch.sigmoid(out)
+            elif task != "regression":
+                out = torch.softmax(out, dim=1)
+        return np.asarray(shape_scores(out.numpy(), task))
+
+    return scores

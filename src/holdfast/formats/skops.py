@@ -184,4 +184,7 @@ def parse(data: bytes, package: Package, *, threads: int = 1) -> SklearnPredicto
     estimator = load_estimator(data)
     if package.task != "regression" and not hasattr(estimator, "predict_proba"):
         raise BadInput(f"{type(estimator).__name__} gives no probabilities", hint="wrap it in CalibratedClassifierCV")
+    width = getattr(estimator, "n_features_in_", len(package.inputs))
+    if width != len(package.inputs):
+        raise BadInput(f"this model takes {width} inputs, the package has {len(package.inputs)}")
     return SklearnPredictor(estimator, task=package.task)

@@ -58,6 +58,18 @@ class OnlineStoreContract:
         store.update([([b"n"], add)])
         assert values(store, b"n") == [b"3"]
 
+    def test_many_large_groups_and_their_mark(self, store: OnlineStore) -> None:
+        names = [b"%05d" % i for i in range(1500)]
+
+        def numbered(part: list[bytes]) -> Merge:
+            return lambda stored: [bytes(old or b"") + name for old, name in zip(stored, part, strict=True)]
+
+        parts = [names[i : i + 400] for i in range(0, len(names), 400)]
+        groups = [(part, numbered(part)) for part in parts]
+        store.update([*groups, (names[:3], numbered(names[:3]))], meta={"upto": b"9"})
+        assert values(store, *names) == [name * 2 if i < 3 else name for i, name in enumerate(names)]
+        assert store.meta_get("upto") == b"9"
+
     def test_none_removes_same_object_stays_no_answer_leaves(self, store: OnlineStore) -> None:
         store.update([([b"a", b"b", b"c"], lambda stored: [b"1", b"2", b"3"])])
         store.update([([b"a", b"b"], lambda stored: [None, stored[1]]), ([b"c"], lambda stored: None)])

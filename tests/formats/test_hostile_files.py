@@ -243,10 +243,41 @@ def test_safetensors_that_tell_the_truth(tmp_path: Path) -> None:
     np.testing.assert_allclose(model.scores(x), 1 / (1 + np.exp(-(x @ [1.0, -2.0] + 0.5))))
 
 
+def lightgbm_text(change: bytes) -> bytes:
+    """A whole model of one stump, with one line changed."""
+    text = (
+        b"tree\nversion=v4\nnum_class=1\nnum_tree_per_iteration=1\nlabel_index=0\nmax_feature_idx=1\nobjective=binary sigmoid:1\n\n"
+        b"Tree=0\nnum_leaves=2\nnum_cat=0\nsplit_feature=0\nthreshold=0.5\ndecision_type=2\nleft_child=-1\nright_child=-2\n"
+        b"leaf_value=-1 1\nis_linear=0\nshrinkage=1\n\nend of trees\n"
+    )
+    key = change.partition(b"=")[0] + b"="
+    return b"\n".join(change if change and line.startswith(key) else line for line in text.split(b"\n"))
+
+
+def test_lightgbm_by_hand_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("lightgbm")
+    model = load(tmp_path, lightgbm_text(b""), says="lightgbm", name="m.txt")
+    np.testing.assert_allclose(model.scores([[0.0, 0.0], [1.0, 0.0]]), 1 / (1 + np.exp([1.0, -1.0])))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"left_child=0", b"left_child=-3", b"right_child=-1", b"split_feature=2", b"split_feature=0 1", b"threshold=x", b"leaf_value=1",
+        b"decision_type=1", b"num_cat=1", b"objective=binary sigmoid:0", b"objective=evil", b"is_linear=1", b"Tree=7", b"num_leaves=3",
+        b"num_tree_per_iteration=2", b"end of trees",
+    ],
+)  # fmt: skip
+def test_lightgbm_that_is_no_model(tmp_path: Path, line: bytes) -> None:
+    data = lightgbm_text(line) if line != b"end of trees" else lightgbm_text(b"").partition(b"end of trees")[0]
+    with pytest.raises(BadInput):
+        load(tmp_path, data, says="lightgbm", name="m.txt")
+
+
 @pytest.mark.parametrize("count", [b"num_leaves=99999999999999999999", b"num_leaves=-5", b"num_class=99999999"])
 def test_lightgbm_with_absurd_counts(tmp_path: Path, count: bytes) -> None:
     with pytest.raises(TooMuch):
-        load(tmp_path, b"tree\nversion=v4\n" + count + b"\n", says="lightgbm", name="m.txt")
+        load(tmp_path, lightgbm_text(count), says="lightgbm", name="m.txt")
 
 
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a//b", "", ".", "link", "folder", "a\\b"])
