@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from holdfast.core.definitions import Rollout
@@ -25,7 +26,7 @@ def arm(n: int, seed: int, *, errors: float = 0.0, slow: float = 1.0, skill: flo
     table = pa.table({
         "id": ids, "score": [None if f else float(s) for f, s in zip(failed, score, strict=True)],
         "output": [None if f else int(s > 0.5) for f, s in zip(failed, score, strict=True)],
-        "latency_us": (rng.lognormal(6, 0.3, n) * slow).astype(int),
+        "latency_us": (rng.lognormal(8, 0.3, n) * slow).astype(int),
     })  # fmt: skip
     return table, pa.table({"prediction_id": ids, "value": y})
 
@@ -72,6 +73,12 @@ def test_equal_arms_pass_once_there_is_enough() -> None:
 def test_each_breach_is_named(broken: dict[str, Any], check: str) -> None:
     a, b, labels = both(broken)
     assert check in failed(judge(a, b, labels, pairs=a))
+
+
+def test_below_a_millisecond_nobody_is_slow() -> None:
+    a, b, labels = both({"slow": 5.0})
+    quick = [t.set_column(3, "latency_us", pc.cast(pc.divide(t["latency_us"], 40), pa.int64())) for t in (a, b)]
+    assert "live(latency_ratio)" not in failed(judge(*quick, labels))
 
 
 def test_disagreement_needs_the_same_requests() -> None:

@@ -14,12 +14,17 @@ from holdfast.core.definitions import (
     Rule,
     at_least,
     better_than,
+    calibrated,
     check,
     deterministic,
+    equalised_odds,
     fairness,
+    four_fifths,
     latency,
     no_leakage,
     not_worse_than_champion,
+    robust,
+    slices,
 )
 from holdfast.core.records import Verdict
 from holdfast.stats import tails
@@ -115,6 +120,26 @@ def test_champion_power() -> None:
     assert found >= 58
 
 
+def calibration_alarms(worlds: int, n: int) -> int:
+    """Scores that mean exactly what they say; a distance of nothing is allowed."""
+    alarms = 0
+    for seed in range(worlds):
+        x, y, _ = world(n, seed=seed)
+        alarms += judge(context(x, y), calibrated(max_error=0.0)).outcome == "fail"
+    return alarms
+
+
+@pytest.mark.parametrize("n", [500, 2000])
+def test_calibration_false_alarms(n: int) -> None:
+    within_level(calibration_alarms(200, n), 200, LEVEL)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("n", [500, 2000, 10_000])
+def test_calibration_false_alarms_at_length(n: int) -> None:
+    within_level(calibration_alarms(2000, n), 2000, LEVEL)
+
+
 RULES = (
     at_least("accuracy", 0.9),
     at_least("precision", 0.85),
@@ -134,6 +159,75 @@ def test_a_perfect_classifier_passes(prevalence: float) -> None:
     x = np.column_stack([y, rng.normal(size=4000)])
     made = context(x, y, lambda r: r[:, 0], groups={"g": rng.integers(0, 3, 4000).astype(str)})
     assert judge(made, *RULES).outcome == "pass"
+
+
+EVERYTHING = (
+    *RULES,
+    four_fifths("g", minimum=0.7), equalised_odds("g", max_gap=0.15), slices("accuracy", max_drop=0.15), calibrated(max_error=0.06),
+    robust(max_drop=0.1), no_leakage(max_auc=0.999), not_worse_than_champion("accuracy", margin=0.02),
+)  # fmt: skip
+
+
+class TestEverythingAtOnce:
+    """The whole gate over a good model and over one broken in each way: what fails says what is broken, and nothing else
+    fails that has nothing to do with it."""
+
+    def model(self, rows: Any) -> Any:
+        """The best score in this world, sane for whatever comes."""
+        return sigmoid(8 * self.signal(np.clip(np.nan_to_num(rows), -9, 9)))
+
+    def signal(self, rows: Any) -> Any:
+        return rows[:, 0] + rows[:, 1]
+
+    def verdict(self, function: Any, *, spoil: Any = None, seed: int = 5) -> Verdict:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(4000, 4))
+        x[:, 3] = rng.integers(0, 3, 4000)
+        y = (rng.random(4000) < sigmoid(8 * (x[:, 0] + x[:, 1]))).astype(int)
+        if spoil is not None:
+            spoil(x, y)
+        made = context(x, y, function, groups={"g": np.array([f"g{int(i)}" for i in x[:, 3]])}, champion="m@1",
+                       champion_scores=sigmoid(8 * (x[:, 0] + x[:, 1])))  # fmt: skip
+        return judge(made, *EVERYTHING)
+
+    def test_a_good_model_passes(self) -> None:
+        verdict = self.verdict(self.model)
+        assert verdict.outcome == "pass", [(r.check, r.message) for r in verdict.results if r.outcome != "pass"]
+
+    def test_leaked_label(self) -> None:
+        def leak(x: Any, y: Any) -> None:
+            x[:, 2] = y + 0.001 * x[:, 2]
+
+        failed = failures(self.verdict(lambda r: np.clip(np.nan_to_num(r[:, 2]), 0.001, 0.999), spoil=leak))
+        assert "leakage" in failed and not failed & {"accuracy", "determinism", "latency", "champion(accuracy)"}
+
+    def test_shuffled_columns(self) -> None:
+        failed = failures(self.verdict(lambda r: self.model(r[:, [2, 0, 1, 3]])))
+        assert {"accuracy", "champion(accuracy)"} <= failed and not failed & {"determinism", "latency", "leakage"}
+
+    def test_constant(self) -> None:
+        failed = failures(self.verdict(lambda r: np.full(len(r), 0.5)))
+        assert {"accuracy", "champion(accuracy)"} <= failed
+        assert not failed & {"determinism", "latency", "robustness", "four_fifths(selection_rate by g)"}
+
+    def test_one_bad_group(self) -> None:
+        wrong = lambda r: np.where(r[:, 3] == 1, 1 - self.model(r), self.model(r))  # noqa: E731
+        verdict = self.verdict(wrong)
+        failed = failures(verdict)
+        assert {"fairness(accuracy by g)", "equalised_odds(by g)", "slices(accuracy)"} <= failed
+        assert {r.group for r in verdict.results if r.check == "slices(accuracy)" and r.outcome == "fail"} <= {
+            "x3 = 1", "g = g1",
+        }  # fmt: skip
+        assert not failed & {"determinism", "latency", "robustness", "leakage"}
+
+    def test_nan_at_extremes(self) -> None:
+        far = lambda r: np.where(np.abs(r[:, 0]) > 1e20, np.nan, self.model(r))  # noqa: E731
+        assert failures(self.verdict(far)) == {"robustness"}
+
+    def test_non_deterministic(self) -> None:
+        rng = np.random.default_rng()
+        failed = failures(self.verdict(lambda r: np.clip(self.model(r) + rng.normal(size=len(r)) * 1e-3, 0, 1)))
+        assert failed == {"determinism"}
 
 
 class TestBroken:

@@ -44,6 +44,7 @@ class LabelStore:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._read: dict[str, _Segment] = {}
+        self._ends: dict[str, _Segment] = {}
         self._latest: dict[str, tuple[int, int, Any]] = {}
         self._mutex = threading.Lock()
 
@@ -125,12 +126,14 @@ class LabelStore:
 
     def _end(self) -> tuple[Path, int, int]:
         """The segment to write to, its acknowledged length, and how many records the store holds."""
-        self._refresh()
         segments = self._segments()
         if not segments:
             return self.folder / f"{0:020d}{_SUFFIX}", 0, 0
+        # Who only appends walks what is new in the last segment, and keeps no label in memory.
         last = segments[-1]
-        known = self._read[last.name]
+        known = self._ends.setdefault(last.name, _Segment())
+        for _ in self._scan(last, known, last=True):
+            pass
         return last, known.upto, int(last.stem) + known.records
 
     def _write(self, path: Path, size: int, data: bytes) -> None:
@@ -159,9 +162,14 @@ class LabelStore:
         for i, path in enumerate(segments):
             known = self._read.setdefault(path.name, _Segment())
             if i == len(segments) - 1 or not known.upto or path.stat().st_size > known.upto:
-                self._scan(path, known, last=i == len(segments) - 1)
+                for ids, values, instants, sequences, _ in self._scan(path, known, last=i == len(segments) - 1):
+                    for label in zip(ids, instants, sequences, values, strict=True):
+                        before = self._latest.get(label[0])
+                        if before is None or before[:2] < label[1:3]:
+                            self._latest[label[0]] = label[1:]
 
-    def _scan(self, path: Path, known: _Segment, *, last: bool) -> None:
+    def _scan(self, path: Path, known: _Segment, *, last: bool) -> Iterator[list[Any]]:
+        """The frames behind what is ``known`` of a segment, which is moved on."""
         with path.open("rb") as f:
             f.seek(known.upto)
             data = f.read()
@@ -171,14 +179,11 @@ class LabelStore:
             frame = data[at + _HEAD.size : at + _HEAD.size + length]
             if len(frame) < length or zlib.crc32(frame) != crc:
                 break
-            ids, values, instants, sequences, _ = msgspec.msgpack.decode(frame)
-            for label in zip(ids, instants, sequences, values, strict=True):
-                before = self._latest.get(label[0])
-                if before is None or before[:2] < label[1:3]:
-                    self._latest[label[0]] = label[1:]
-            known.records += len(ids)
+            columns = msgspec.msgpack.decode(frame)
+            yield columns
+            known.records += len(columns[0])
+            known.upto += _HEAD.size + length
             at += _HEAD.size + length
-        known.upto += at
         rest = len(data) - at
         # A torn end is normal only where the next frame would begin; whole frames behind it mean lost bytes.
         if rest and (not last or _frame_follows(data, at)):

@@ -4,6 +4,7 @@ is."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from holdfast.monitoring import reference
 from holdfast.stats import intervals
 
 RANGE_FLOOR = 0.01
+PARITY_FLOOR = 0.01
 LEAST_ROWS = 30
 
 
@@ -102,6 +104,41 @@ def freshness(newest: Mapping[str, int | None], *, now: int, limits: Mapping[str
                 n=0 if at is None else 1,
                 alarm=alarm,
                 direction="late" if alarm else "",
+                message=message,
+            )
+        )
+    return result
+
+
+def parity(entries: Sequence[Mapping[str, Any]]) -> list[Signal]:
+    """Per feature the share of served values that recomputing does not give, from ``features.parity.verify``.
+
+    An unequal value alarms at once; stale and missing ones when Wilson's interval of their share lies above 1 %.
+    """
+    result = []
+    for entry in entries:
+        rows, behind = int(entry["rows"]), int(entry["stale"]) + int(entry["missing"])
+        if not rows:
+            continue
+        low, high = intervals.wilson(behind, rows)
+        alarm = entry["unequal"] > 0 or low > PARITY_FLOOR
+        message = ""
+        if entry["unequal"] or behind:
+            message = f"{entry['unequal']} unequal, {entry['stale']} stale, {entry['missing']} missing of {rows}"
+            for example in entry["examples"][:1]:
+                message += f"; {example['id']} was served {example['served']}, wanted {example['wanted']}"
+        result.append(
+            Signal(
+                name=str(entry["feature"]),
+                family="parity",
+                statistic="rate",
+                value=(entry["unequal"] + behind) / rows,
+                floor=PARITY_FLOOR,
+                low=low,
+                high=high,
+                n=rows,
+                alarm=alarm,
+                direction="skewed" if alarm else "",
                 message=message,
             )
         )

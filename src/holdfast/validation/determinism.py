@@ -3,9 +3,6 @@ process, compiled against original, and over HTTP. Classes are compared exactly,
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -15,14 +12,16 @@ import msgspec
 import numpy as np
 
 from holdfast.core.definitions import Rule
+from holdfast.core.errors import Unavailable
 from holdfast.core.records import Evidence
 from holdfast.stats import metrics
+from holdfast.validation import elsewhere
 from holdfast.validation import rules as naming
 from holdfast.validation.evidence import Context
+from holdfast.validation.served import Served
 
 ROWS = 2000
 SINGLE = 50
-TIMEOUT = 120.0
 
 
 def determinism(context: Context, rule: Rule) -> list[Evidence]:
@@ -45,6 +44,11 @@ def determinism(context: Context, rule: Rule) -> list[Evidence]:
         out.append(_other_process(context, check, x, first))
     if context.original is not None:
         out.append(_original(context, check, x, first, rule))
+    if context.served is not None:
+        out += _served(context, context.served, check)
+    elif rule.options.get("served"):
+        missing = "no server ran for this check: run it from the project, on a version trained here"
+        out.append(Evidence(check=check, figure=None, group="over HTTP", details={"missing": missing}))
     return out
 
 
@@ -84,7 +88,13 @@ def _loaded(context: Context, check: str, x: Any, first: Any) -> Evidence:
 
     if context.folder is None:
         return Evidence(check=check, figure=None, group="loaded again")
-    return _compare(context, check, "loaded again", first, formats.load(context.folder, context.package).scores(x))
+    return _compare(
+        context,
+        check,
+        "loaded again",
+        first,
+        formats.load(context.folder, context.package, trusted=context.trusted).scores(x),
+    )
 
 
 def _original(context: Context, check: str, x: Any, first: Any, rule: Rule) -> Evidence:
@@ -103,45 +113,39 @@ def _original(context: Context, check: str, x: Any, first: Any, rule: Rule) -> E
     return found
 
 
+def _served(context: Context, served: Served, check: str) -> list[Evidence]:
+    """The same request again; and the server's score against ours of the very inputs the server had."""
+    if served.refused:
+        fault = f"the server refused {served.refused} of the requests: {served.problems[0]}"
+        return [Evidence(check=check, figure=None, group="over HTTP", details={"fault": fault})]
+    out = [_compare(context, check, "twice over HTTP", served.scores[: len(served.again)], served.again)]
+    if served.inputs is None:
+        details = {"missing": "the server's inputs could not be read back"}
+        return [*out, Evidence(check=check, figure=None, group="in process against HTTP", details=details)]
+    ours = context.predictor.scores(served.inputs)
+    return [*out, _compare(context, check, "in process against HTTP", ours, served.scores)]
+
+
 def _other_process(context: Context, check: str, x: Any, first: Any) -> Evidence:
     """The package loaded and run by a fresh interpreter with another hash seed."""
     kind = "two processes"
-    if context.folder is None:
-        return Evidence(check=check, figure=None, group=kind)
     with tempfile.TemporaryDirectory(prefix="holdfast-check-") as name:
-        place = Path(name)
-        np.save(place / "rows.npy", x)
-        (place / "package.json").write_bytes(msgspec.json.encode(context.package))
-        argv = [sys.executable, "-m", "holdfast.validation.determinism", str(context.folder.resolve()), name]
-        env = {**os.environ, "PYTHONHASHSEED": "4242", "OMP_NUM_THREADS": "1"}
         try:
-            done = subprocess.run(argv, env=env, capture_output=True, timeout=TIMEOUT, check=False)
-        except subprocess.TimeoutExpired:
-            return Evidence(
-                check=check, figure=None, group=kind, details={"missing": f"the second process took over {TIMEOUT:g} s"}
-            )
-        if done.returncode != 0:
-            lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            return Evidence(
-                check=check,
-                figure=None,
-                group=kind,
-                details={"fault": f"a second process cannot run the model: {lines[-1] if lines else done.returncode}"},
-            )
-        second = np.load(place / "scores.npy", allow_pickle=False)
+            elsewhere.run(context, "holdfast.validation.determinism", Path(name), x, env={"PYTHONHASHSEED": "4242"})
+        except Unavailable as error:
+            return Evidence(check=check, figure=None, group=kind, details={"missing": error.message})
+        except elsewhere.Failed as error:
+            details = {"fault": f"a second process cannot run the model: {error}"}
+            return Evidence(check=check, figure=None, group=kind, details=details)
+        second = np.load(Path(name) / "scores.npy", allow_pickle=False)
     return _compare(context, check, kind, first, second)
 
 
-def _child(folder: str, place: str) -> int:
+def main(folder: str, place: str) -> None:
     """Runs in the second process: load, score, write."""
-    from holdfast import formats
-    from holdfast.core.records import Package
-
-    package = msgspec.convert(json.loads((Path(place) / "package.json").read_bytes()), Package)
-    rows = np.load(Path(place) / "rows.npy", allow_pickle=False)
-    np.save(Path(place) / "scores.npy", np.asarray(formats.load(Path(folder), package).scores(rows)))
-    return 0
+    model, rows = elsewhere.load(folder, place)
+    np.save(Path(place) / "scores.npy", np.asarray(model.scores(rows)))
 
 
 if __name__ == "__main__":
-    sys.exit(_child(sys.argv[1], sys.argv[2]))
+    main(sys.argv[1], sys.argv[2])

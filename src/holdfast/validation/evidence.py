@@ -20,10 +20,13 @@ import numpy as np
 from holdfast.core.definitions import Rule
 from holdfast.core.errors import BadInput, HoldfastError, did_you_mean
 from holdfast.core.ports import Predictor
-from holdfast.core.records import Evidence, Json, Package
+from holdfast.core.records import Evidence, Package
 from holdfast.validation import rules as naming
+from holdfast.validation.served import Served
 
+MISSING = "(missing)"
 Check = Callable[["Context", Rule], list[Evidence]]
+Layer = Callable[[Rule], list[Evidence]]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,10 @@ class Context:
         champion: who that is (``name@version``). Named without scores, the comparison cannot be made, which holds.
         X_train, y_train: what the model was fitted on; the linear baseline is fitted on it too.
         times: (n,) µs UTC. folder: the unpacked package. original: the model as fitted, where a compiled one serves.
-        url: a running server that serves this version; requests: rows as a caller sends them, for that server.
+        served: what a real server of this version answered; None where none was asked.
         threshold: the served one; the package's where None.
+        trusted: whether bytes of a hash may run code when the package is loaded again; None vouches for none.
+        layers: how what needs a project is run, by check: its tests, its pipeline, fits without a feature.
     """
 
     predictor: Predictor
@@ -55,11 +60,11 @@ class Context:
     times: Any = None
     folder: Path | None = None
     original: Predictor | None = None
-    url: str | None = None
     champion: str = ""
-    requests: Sequence[Json] | None = None
     threshold: float | None = None
-    token: str | None = None
+    served: Served | None = None
+    layers: Mapping[str, Layer] = field(default_factory=dict)
+    trusted: Callable[[str], bool] | None = None
 
     def __post_init__(self) -> None:
         x = np.asarray(self.X, dtype=np.float64)
@@ -93,9 +98,35 @@ class Context:
         """The model's scores on X, computed once."""
         return np.asarray(self.predictor.scores(self.X), dtype=np.float64)
 
+    def encoded(self, name: str) -> tuple[Any, list[str]]:
+        """(codes (n,), names) of a group column, computed once."""
+        if name not in self._encoded:
+            self._encoded[name] = encode(self.groups[name])
+        return self._encoded[name]
+
+    @cached_property
+    def _encoded(self) -> dict[str, tuple[Any, list[str]]]:
+        return {}
+
     @property
     def columns(self) -> list[str]:
         return [f.name for f in self.package.inputs]
+
+
+def encode(values: Any) -> tuple[Any, list[str]]:
+    """(codes (n,), names): groups in order of their names; null, NaN and "" are ``(missing)``."""
+    array = np.asarray(values)
+    if array.dtype.kind in "iub":
+        unique, codes = np.unique(array, return_inverse=True)
+        return codes, [str(u) for u in unique]
+    if array.dtype.kind == "f":
+        text = np.where(np.isnan(array), MISSING, array.astype(str))
+    else:
+        text = np.array(
+            [MISSING if v is None or v != v or v == "" else str(v) for v in array.tolist()], dtype=object
+        ).astype(str)
+    unique, codes = np.unique(text, return_inverse=True)
+    return codes, [str(u) for u in unique]
 
 
 def _truth(y: Any, package: Package) -> Any:
@@ -127,12 +158,23 @@ def _truth(y: Any, package: Package) -> Any:
 CHECKS: dict[str, tuple[str, str]] = {
     "performance": ("performance", "performance"),
     "champion": ("performance", "champion"),
+    "ranking": ("ranking", "ranking"),
+    "calibration": ("calibration", "calibration"),
+    "slices": ("slices", "slices"),
     "fairness": ("fairness", "fairness"),
+    "four_fifths": ("parity", "four_fifths"),
+    "equalised_odds": ("parity", "equalised_odds"),
     "determinism": ("determinism", "determinism"),
     "latency": ("latency", "latency"),
     "baseline": ("baselines", "baseline"),
     "leakage": ("leakage", "leakage"),
+    "robustness": ("robustness", "robustness"),
+    "resources": ("resources", "resources"),
+    "signature": ("signature", "signature"),
     "custom": ("custom", "custom"),
+    "unit": ("evidence", "layer"),
+    "integration": ("evidence", "layer"),
+    "ablation": ("evidence", "layer"),
 }
 
 
@@ -151,6 +193,24 @@ def measure(context: Context, rules: Sequence[Rule]) -> list[Evidence]:
             continue
         out += _measure_one(context, rule)
     return out
+
+
+def always(context: Context, rules: Sequence[Rule]) -> list[Evidence]:
+    """What every version is looked at for, asked or not: its signature, slices, groups, and the curves of the card.
+    Kept with the evidence, judged by nobody unless a rule asks."""
+    from holdfast.validation import curves
+
+    asked = {(rule.check, rule.options.get("group")) for rule in rules}
+    metric = "mae" if context.task == "regression" else "accuracy"
+    plain = [Rule("signature"), Rule("slices", metric=metric, sample=200)]
+    plain += [Rule("fairness", metric=metric, sample=100, options={"group": name}) for name in context.groups]
+    found: list[Evidence] = []
+    if _broken_scores(context) is None:
+        for rule in plain:
+            if (rule.check, rule.options.get("group")) not in asked:
+                found += _measure_one(context, rule)
+        found.append(curves.describe(context))
+    return found
 
 
 def _measure_one(context: Context, rule: Rule) -> list[Evidence]:
@@ -189,6 +249,15 @@ def find(rule: Rule) -> Check:
         plugged: Check = point.load()
         return plugged
     raise BadInput(f"unknown check {rule.check!r}", hint=did_you_mean(rule.check, CHECKS, kind="check"))
+
+
+def layer(context: Context, rule: Rule) -> list[Evidence]:
+    """What only a project can run (its tests, its pipeline, another fit), run by whoever handed the context in."""
+    run = context.layers.get(rule.check)
+    if run is None:
+        missing = f"{rule.check} runs in the project that defines the model, on a version trained there"
+        return [Evidence(check=naming.key(rule), figure=None, details={"missing": missing})]
+    return run(rule)
 
 
 def _broken_scores(context: Context) -> Evidence | None:

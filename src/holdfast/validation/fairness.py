@@ -7,6 +7,7 @@ rule's sample are pooled; the pool is judged if it reaches the sample, and other
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,57 +21,65 @@ from holdfast.validation.evidence import Context
 from holdfast.validation.performance import clean
 
 SMALL = "(small groups together)"
-MISSING = "(missing)"
 CONFIDENCE = 0.95
 IGNORE_SHARE = 0.05
 
 
 def fairness(context: Context, rule: Rule) -> list[Evidence]:
     """|metric(group) − metric(whole)| for each group."""
-    name = str(rule.options.get("group"))
     check = naming.key(rule)
+    found = encoded(context, rule)
+    if isinstance(found, Evidence):
+        return [found]
+    codes, names = found
+    metric = str(rule.metric or "accuracy")
+    judged, notes = large_enough(rule, codes, names, group_base(context, metric, codes, len(names)))
+    confidence = multiplicity.sidak(CONFIDENCE, len(judged))
+    whole = _Whole(context, metric)
+    out = [_gap(whole, check, metric, label, member, confidence) for label, member in judged]
+    return out + notes
+
+
+def encoded(context: Context, rule: Rule) -> tuple[Any, list[str]] | Evidence:
+    """(codes (n,), names) of the rule's group column, or evidence that there is nothing to compare."""
+    name = str(rule.options.get("group"))
     values = context.groups.get(name)
     if values is None:
         hint = did_you_mean(name, context.groups, kind="group column")
-        return [
-            Evidence(
-                check=check, figure=None, details={"missing": f"no group column {name!r} came with the rows ({hint})"}
-            )
-        ]
-    codes, names = encode(values)
-    metric = str(rule.metric or "accuracy")
-    base = group_base(context, metric, codes, len(names))
-    small = [g for g in range(len(names)) if base[g] < rule.sample]
-    judged: list[tuple[str, Any, int]] = [(names[g], codes == g, 1) for g in range(len(names)) if g not in small]
-    notes: list[Evidence] = []
-    if small:
-        member = np.isin(codes, small)
-        pooled = int(sum(base[g] for g in small))
-        who = ", ".join(names[g] for g in small[:10]) + (", …" if len(small) > 10 else "")
-        if pooled >= rule.sample and len(small) > 1:
-            judged.append((SMALL, member, len(small)))
-        else:
-            share = float(member.mean())
-            text = f"{who}: {pooled} rows, under the {rule.sample} this rule asks for"
-            holds = share > float(rule.options.get("ignore_share", IGNORE_SHARE))
-            label = SMALL if len(small) > 1 else names[small[0]]
-            notes.append(Evidence(
-                check=check, figure=None, n=pooled, group=label,
-                details={"missing" if holds else "note": text, "share": share},
-            ))  # fmt: skip
+        missing = f"no group column {name!r} came with the rows ({hint})"
+        return Evidence(check=naming.key(rule), figure=None, details={"missing": missing})
+    codes, names = context.encoded(name)
     if len(names) < 2:
-        return [
-            Evidence(
-                check=check,
-                figure=None,
-                n=len(codes),
-                details={"missing": f"{name!r} has one value only: nothing to compare"},
-            )
-        ]
-    confidence = multiplicity.sidak(CONFIDENCE, len(judged))
-    whole = _Whole(context, metric)
-    out = [_gap(whole, check, metric, label, member, confidence) for label, member, _ in judged]
-    return out + notes
+        missing = f"{name!r} has one value only: nothing to compare"
+        return Evidence(check=naming.key(rule), figure=None, n=len(codes), details={"missing": missing})
+    return codes, names
+
+
+def large_enough(
+    rule: Rule, codes: Any, names: Sequence[str], base: Any, *, what: str = "rows"
+) -> tuple[list[tuple[str, Any]], list[Evidence]]:
+    """The groups to judge as (name, member (n,) bool), and evidence about those too small to be judged.
+
+    Args:
+        base: (k,) how much each group's figure rests on, counted in ``what``.
+    """
+    small = [g for g in range(len(names)) if base[g] < rule.sample]
+    judged = [(names[g], codes == g) for g in range(len(names)) if g not in small]
+    if not small:
+        return judged, []
+    member = np.isin(codes, small)
+    pooled = int(sum(base[g] for g in small))
+    who = ", ".join(names[g] for g in small[:10]) + (", …" if len(small) > 10 else "")
+    if pooled >= rule.sample and len(small) > 1:
+        return [*judged, (SMALL, member)], []
+    share = float(member.mean())
+    holds = share > float(rule.options.get("ignore_share", IGNORE_SHARE))
+    text = f"{who}: {pooled} {what}, under the {rule.sample} this rule asks for"
+    note = Evidence(
+        check=naming.key(rule), figure=None, n=pooled, group=SMALL if len(small) > 1 else names[small[0]],
+        details={"missing" if holds else "note": text, "share": share},
+    )  # fmt: skip
+    return judged, [note]
 
 
 class _Whole:
@@ -116,22 +125,6 @@ def fold(low: float, high: float) -> tuple[float, float]:
     if low <= 0 <= high:
         return 0.0, max(-low, high)
     return min(abs(low), abs(high)), max(abs(low), abs(high))
-
-
-def encode(values: Any) -> tuple[Any, list[str]]:
-    """(codes (n,), names): groups in order of their names; null, NaN and "" are ``(missing)``."""
-    array = np.asarray(values)
-    if array.dtype.kind in "iub":
-        unique, codes = np.unique(array, return_inverse=True)
-        return codes, [str(u) for u in unique]
-    if array.dtype.kind == "f":
-        text = np.where(np.isnan(array), MISSING, array.astype(str))
-    else:
-        text = np.array(
-            [MISSING if v is None or v != v or v == "" else str(v) for v in array.tolist()], dtype=object
-        ).astype(str)
-    unique, codes = np.unique(text, return_inverse=True)
-    return codes, [str(u) for u in unique]
 
 
 def group_base(context: Context, metric: str, codes: Any, k: int) -> Any:

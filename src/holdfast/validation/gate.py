@@ -103,14 +103,14 @@ def _one(rule: Rule, e: Evidence) -> RuleOutcome:
         return result("not enough evidence", "this rule states no threshold")
     low = figure if low is None or math.isnan(low) else min(low, figure)
     high = figure if high is None or math.isnan(high) else max(high, figure)
-    shown = f"{figure:.4g} [{low:.4g}, {high:.4g}], n = {e.n}"
+    shown = f"{_say(figure, e.unit)} [{_say(low, e.unit)}, {_say(high, e.unit)}], n = {e.n}"
     few = e.n < rule.sample
     if few and rule.options.get("group"):
         return result("not enough evidence", f"{shown}: under {rule.sample} rows neither pass nor fail")
     if low_bar is not None and high < low_bar:
-        return result("fail", f"{shown}: all of the interval lies under {low_bar:g}")
+        return result("fail", f"{shown}: all of the interval lies under {_say(low_bar, e.unit)}")
     if high_bar is not None and low > high_bar:
-        return result("fail", f"{shown}: all of the interval lies over {high_bar:g}")
+        return result("fail", f"{shown}: all of the interval lies over {_say(high_bar, e.unit)}")
     wrong = (low_bar is not None and figure < low_bar) or (high_bar is not None and figure > high_bar)
     if wrong:
         return result(
@@ -121,11 +121,22 @@ def _one(rule: Rule, e: Evidence) -> RuleOutcome:
     return result("pass", shown)
 
 
+def _say(value: float, unit: str) -> str:
+    """A figure as people read it: seconds and bytes with the prefix that fits."""
+    scales = {
+        "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
+        "B": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
+    }.get(unit)
+    if scales is None or not math.isfinite(value) or not value:
+        return f"{value:.4g}"
+    scale, name = next((s for s in scales if abs(value) >= s[0]), scales[-1])
+    return f"{value / scale:.4g} {name}"
+
+
 def _bars(rule: Rule, e: Evidence) -> tuple[float | None, float | None]:
     """The thresholds that hold for this evidence; a rule may have one of its own for a named part (latency's p99)."""
-    part = rule.options.get(e.group or "") if rule.check == "latency" and e.group else None
-    if isinstance(part, int | float):
-        return None, float(part)
+    if e.group in naming.bounded_parts(rule):
+        return None, float(rule.options[str(e.group)])
     return rule.minimum, rule.maximum
 
 

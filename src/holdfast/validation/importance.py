@@ -33,7 +33,7 @@ def measure(
     columns: list[str],
     *,
     metric: str,
-    rows: int = 2000,
+    rows: int = 1000,
     shuffles: int = 4,
     seed: int = 0,
 ) -> list[Importance]:

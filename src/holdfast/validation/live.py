@@ -27,6 +27,8 @@ scores moved past the other arm's is a broken feed or a constant."""
 
 CONFIDENCE = 0.99
 """Of each live interval. Wider than off line, because the same rollout is looked at again and again."""
+LATENCY_FLOOR_US = 1_000.0
+"""What answers faster than this counts as this: below a millisecond the ratio is the scheduler's, and no caller feels it."""
 
 
 def rules(rollout: Rollout, *, metric: str = "roc_auc", labels: bool = True) -> list[Rule]:
@@ -128,7 +130,7 @@ def _numbers(table: pa.Table, column: str) -> Any:
 
 def _latency(champion: pa.Table, challenger: pa.Table) -> Evidence:
     a, b = _numbers(challenger, "latency_us"), _numbers(champion, "latency_us")
-    a, b = np.log(np.maximum(a, 1.0)), np.log(np.maximum(b, 1.0))
+    a, b = np.log(np.maximum(a, LATENCY_FLOOR_US)), np.log(np.maximum(b, LATENCY_FLOOR_US))
     if len(a) < 2 or len(b) < 2:
         return _none("latency_ratio", "too few answered requests to compare latency", n=min(len(a), len(b)))
     # Medians of log latency: one stalled request in a thousand is the tail's business, not the ratio's.
@@ -142,7 +144,7 @@ def _latency(champion: pa.Table, challenger: pa.Table) -> Evidence:
         n=min(len(a), len(b)),
         confidence=CONFIDENCE,
         layer="live",
-        how="ratio of median latencies",
+        how=f"ratio of median latencies, each at least {LATENCY_FLOOR_US / 1000:g} ms",
         compared="the champion's requests in the same window",
         details={"challenger_us": float(np.exp(np.median(a))), "champion_us": float(np.exp(np.median(b)))},
     )

@@ -73,7 +73,8 @@ def markdown(verdict: Verdict) -> str:
     for r in verdict.results:
         figure = "–" if r.figure is None else f"{r.figure:.4g} {interval(r) or ''}"
         check = r.check + (f" [{r.group}]" if r.group else "")
-        lines.append(f"| {shown(r)} | {_cell(check)} | {figure} | {r.n} | {_cell(r.message)} |")
+        message = r.message + (f" (waived by {r.waived_by})" if r.waived_by else "")
+        lines.append(f"| {shown(r)} | {_cell(check)} | {figure} | {r.n} | {_cell(message)} |")
     return "\n".join([*lines, ""])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast.core.definitions import Rule
-from holdfast.core.identity import digest
+from holdfast.core.gates import digest_of as digest_of
 from holdfast.stats import metrics
 
 
@@ -12,8 +12,13 @@ def key(rule: Rule) -> str:
     match rule.check:
         case "performance":
             return str(rule.metric)
-        case "fairness" | "four_fifths" | "equalised_odds":
+        case "fairness" | "four_fifths":
             return f"{rule.check}({rule.metric or 'selection_rate'} by {rule.options.get('group')})"
+        case "equalised_odds":
+            return f"equalised_odds(by {rule.options.get('group')})"
+        case "ranking":
+            at = f"@{rule.options['k']}" if rule.options.get("k") else ""
+            return f"{rule.metric}{at}(by {rule.options.get('group')})"
         case "champion":
             return f"champion({rule.metric})"
         case "baseline":
@@ -26,11 +31,6 @@ def key(rule: Rule) -> str:
             return rule.check if rule.metric is None else f"{rule.check}({rule.metric})"
 
 
-def digest_of(rules: list[Rule] | tuple[Rule, ...]) -> str:
-    """One hash for a set of rules, in their order."""
-    return digest([r.spec() for r in rules])
-
-
 def demand(rule: Rule, group: str | None = None) -> str:
     """What the rule asks for, as people read it: ``≥ 0.9``."""
     parts = []
@@ -38,9 +38,17 @@ def demand(rule: Rule, group: str | None = None) -> str:
         parts.append(f"≥ {rule.minimum:g}")
     if rule.maximum is not None:
         parts.append(f"≤ {rule.maximum:g}")
+    parts += [f"{name} ≤ {rule.options[name]:g}" for name in bounded_parts(rule) if group in (None, name)]
     return " and ".join(parts)
 
 
 def higher_is_better(rule: Rule) -> bool:
     """Whether more of the rule's metric is better; true for metrics of the user's own."""
     return metrics.HIGHER_IS_BETTER.get(rule.metric or "", True)
+
+
+def bounded_parts(rule: Rule) -> list[str]:
+    """The named parts of a rule's evidence that have a bound of their own: ``p99``, ``size``."""
+    if rule.check not in ("latency", "resources"):
+        return []
+    return [name for name, bound in rule.options.items() if isinstance(bound, int | float)]
