@@ -65,6 +65,40 @@ def test_the_context_is_reproducible_and_its_store_serves_the_version(
         assert server.predict({"a": 1.0, "b": 0.0})[0] == 200
 
 
+HASH = "--hash=sha256:" + "c" * 64
+
+
+def test_a_lock_is_only_taken_whole() -> None:
+    good = f"# made by a tool\nmsgspec==0.19.0 \\\n    {HASH}\nuvloop==0.21.0 ; sys_platform != 'win32' {HASH}\n"
+    image.check_lock(good, ["msgspec", "uvloop"])
+    with pytest.raises(BadInput, match="numpy"):
+        image.check_lock(good, ["msgspec", "numpy"])
+    for line in ("msgspec==0.19.0", "msgspec>=0.19 " + HASH, "-e .", "https://example.org/x.whl"):
+        with pytest.raises(BadInput, match="not pinned"):
+            image.check_lock(good + line + "\n", ["msgspec"])
+    made = image.lock({"b": "2", "a": "1"}, {"a": ["c" * 64], "b": ["d" * 64]})
+    image.check_lock(made, ["a", "b"])
+
+
+def test_a_lock_that_lacks_something_writes_no_context(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions.create(workspace.ledger, "toy", content=add_package(workspace), run_id=None, at=1, actor="me")
+    monkeypatch.chdir(workspace.root)
+    (tmp_path / "short.lock").write_text(f"msgspec==0.19.0 {HASH}\n")
+    words = ["toy@1", str(tmp_path / "out"), "--base", BASE, "--lock", str(tmp_path / "short.lock")]
+    assert isinstance(CliRunner().invoke(image_command, words).exception, BadInput)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.peer
+def test_hashes_come_from_the_index() -> None:
+    from holdfast.serving import environment
+
+    pins = {k: v for k, v in environment.closure(["click"]).items() if k == "click"}
+    image.check_lock(image.lock(pins, environment.hashes(pins)), pins)
+
+
 def written(tmp_path: Path) -> dict[str, Any]:
     done = CliRunner().invoke(
         manifests, ["fraud_detection", str(tmp_path), "--image", "r.example/fraud@sha256:" + "b" * 64]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -106,7 +107,7 @@ def package(format_: str, packages: dict[str, str]) -> Package:
     )  # fmt: skip
 
 
-def test_another_environment_is_refused_unless_the_model_is_compiled() -> None:
+def test_another_environment_is_refused_unless_the_model_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     import sklearn
 
     environment.check(package("skops", {"scikit-learn": sklearn.__version__}))
@@ -115,5 +116,10 @@ def test_another_environment_is_refused_unless_the_model_is_compiled() -> None:
     for made_with in ("0.19.2", "99.0"):
         with pytest.raises(Refused, match="scikit-learn"):
             environment.check(package("skops", {"scikit-learn": made_with}))
+
+    def gone(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", gone)
     with pytest.raises(Refused, match="missing"):
         environment.check(package("lightgbm", {"lightgbm": "4.0"}))

@@ -215,3 +215,32 @@ def test_every_route_but_health_needs_a_token(workspace: Workspace) -> None:
             assert (await ask("POST", "/predict", {"rows": [ROW]}, bearer | {"host": "evil.example"})).status == 403
 
     in_process(workspace, story, tokens=tokens, bind="0.0.0.0")
+
+
+MLFLOW = """
+import sys, numpy as np, pandas as pd
+from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+client = ScoringServerClient(*sys.argv[1:])
+client.wait_server_ready(10)
+assert client.get_version()
+frame = pd.DataFrame({"b": [0.25, 1.0], "a": [0.5, -2.0]})
+print(np.ravel(client.invoke(frame).get_predictions()).tolist())
+try:
+    client.invoke(frame.rename(columns={"a": "z"}))
+except Exception as problem:
+    print("refused:", problem)
+"""
+
+
+@pytest.mark.peer
+def test_a_real_mlflow_scoring_client(workspace: Workspace) -> None:
+    python = peer_environment("mlflow", "mlflow")
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    with serving(workspace, "--replicas", "1") as server:
+        server.until_version(1)
+        done = subprocess.run(
+            [python, "-c", MLFLOW, "127.0.0.1", str(server.port)], capture_output=True, text=True, check=False
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == "[1, 0]"
+    assert "refused:" in done.stdout and "'z'" in done.stdout

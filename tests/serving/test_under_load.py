@@ -70,7 +70,7 @@ def _kills(workspace: Workspace, times: int, seed: int) -> None:
     put_release(workspace, 1, arm(1, add_package(workspace)))
     with serving(workspace, "--replicas", "2", "--log", "durable") as server:
         server.until_version(1)
-        with clients(server) as load:
+        with clients(server, 12) as load:  # enough on each replica that requests share model calls and fsyncs
             for _ in range(times):
                 time.sleep(rng.uniform(0.0, 0.3))
                 pids = server.state["replicas"]
@@ -93,11 +93,13 @@ def test_kill_9_under_load_with_a_durable_log(workspace: Workspace) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_kill_9_under_load_a_hundred_times(workspace: Workspace) -> None:
-    _kills(workspace, 100, 22)
+    _kills(
+        workspace, int(os.environ.get("HOLDFAST_SOAK_KILLS", "100")), int(os.environ.get("HOLDFAST_SOAK_SEED", "22"))
+    )
 
 
 def _moves(workspace: Workspace, times: int, seed: int) -> None:
-    """Random moves of traffic: weights, shadows, promotions, rollbacks, a broken challenger."""
+    """Random moves of traffic: weights, shadows, promotions, rollbacks, a broken challenger, more and fewer replicas."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     contents = {v: add_package(workspace, intercept=float(v)) for v in (1, 2, 3)}
@@ -108,7 +110,9 @@ def _moves(workspace: Workspace, times: int, seed: int) -> None:
             for sequence in range(2, times + 2):
                 champion, other = rng.sample(sorted(contents), 2)
                 extra: dict[str, Any] = {}
-                match rng.choice(["plain", "canary", "shadow", "broken"]):
+                match rng.choice(["plain", "canary", "shadow", "broken", "scale"]):
+                    case "scale":
+                        server.run_file.with_suffix(".replicas").write_text(str(rng.choice([1, 2, 3])))
                     case "canary":
                         extra["challenger"] = arm(other, contents[other], rng.choice([0.0, 1.0, 50.0, 100.0]))
                     case "shadow":
@@ -133,7 +137,62 @@ def test_moves_of_traffic_fail_nobody(workspace: Workspace) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_fifty_moves_of_traffic_fail_nobody(workspace: Workspace) -> None:
-    _moves(workspace, 50, 32)
+    _moves(workspace, int(os.environ.get("HOLDFAST_SOAK_MOVES", "50")), int(os.environ.get("HOLDFAST_SOAK_SEED", "32")))
+
+
+def test_the_control_plane_may_be_gone(workspace: Workspace) -> None:
+    """Without the ledger's files replicas answer, are killed, start again and answer."""
+    workspace.ledger.append("note", subject="x", body={}, at=1)
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    with serving(workspace, "--replicas", "2", "--log", "durable") as server:
+        server.until_version(1)
+        away = workspace.root / "away"
+        away.mkdir()
+        gone = [p for p in workspace.home.iterdir() if p.name.startswith(("ledger.db", "runs.db"))]
+        assert gone
+        for path in gone:
+            path.rename(away / path.name)
+        with clients(server) as load:
+            pids = server.state["replicas"]
+            os.kill(pids[0], signal.SIGKILL)
+            server.until(lambda: len(server.state["replicas"]) == 2 and server.state["replicas"] != pids)
+            server.until(
+                lambda: set(server.ask("GET", "/health/ready")[1]["replicas"].values()) == {"ready"}, timeout=60
+            )
+            time.sleep(0.3)
+        assert not load.failures, load.failures[:3]
+        assert len(load) > 10 and not (workspace.home / "ledger.db").exists()
+
+
+@pytest.mark.parametrize("mode", ["durable", "buffered"])
+def test_a_log_that_cannot_be_written_fails_nobody_and_comes_back(workspace: Workspace, mode: str) -> None:
+    """A full disk under the log: every answer is 200, says ``logged: false``, is counted; later ones are logged again."""
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    folder = workspace.path("predictions", "toy")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to("/dev/full")  # no folder can be made there, and nothing written
+    with serving(workspace, "--replicas", "2", "--log", mode) as server:
+        server.until_version(1)
+        deadline = time.monotonic() + 30
+        said = True
+        while said and time.monotonic() < deadline:
+            status, body = server.predict(ROW)
+            assert status == 200
+            said = body["predictions"][0]["logged"]
+        assert not said
+        metrics = server.ask("GET", "/metrics")[1]
+        text = metrics if isinstance(metrics, str) else metrics.decode()
+        assert any(
+            line.startswith("holdfast_unlogged_total") and float(line.split()[-1]) > 0 for line in text.splitlines()
+        )
+        folder.unlink()
+        kept = []
+        while not kept or not all(kept[-6:]) or len(kept) < 6:
+            status, body = server.predict(ROW)
+            assert status == 200 and time.monotonic() < deadline + 30
+            kept.append(body["predictions"][0]["logged"])
+            time.sleep(0.05)
+    assert journal.read(folder).num_rows >= 6
 
 
 def test_a_stopped_replica_is_killed_and_replaced(workspace: Workspace) -> None:

@@ -165,6 +165,7 @@ def serving(workspace: Workspace, *arguments: str, service: str = "toy") -> Iter
     environment = "staging" if "staging" in arguments else "production"
     log = workspace.path("logs", f"{service}-{environment}.log")
     run_file = workspace.path("run", f"{service}-{environment}.json")
+    told = log.stat().st_size if log.exists() else 0
     with log.open("ab") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "holdfast.cli.main", "serve", service, "--port", "0", *arguments],
@@ -172,8 +173,8 @@ def serving(workspace: Workspace, *arguments: str, service: str = "toy") -> Iter
         )  # fmt: skip
     running = Running(process, run_file, log)
     try:
-        end = time.monotonic() + 60
-        while "ready: " not in log.read_text():
+        end = time.monotonic() + (600 if "auto" in arguments else 60)
+        while b"ready: " not in log.read_bytes()[told:]:
             assert process.poll() is None, log.read_text()[-4000:]
             assert time.monotonic() < end, log.read_text()[-4000:]
             time.sleep(0.02)

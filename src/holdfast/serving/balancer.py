@@ -171,6 +171,7 @@ class Balancer:
         self.pending = 0
         self._guard = guard
         self._turn = 0
+        self._served = False
         registry = self.registry = CollectorRegistry()
         self.retries = Counter(
             "holdfast_balancer_retries", "Requests sent again because their replica died", registry=registry
@@ -218,7 +219,8 @@ class Balancer:
         deaths = 0
         patience = time.monotonic() + self.options.wait_for_replica
         while True:
-            backend = self._pick()
+            # A replica that has just started is live before it has the release: while another start is under way, wait.
+            backend = self._pick(unready=not self._served or time.monotonic() >= patience)
             if backend is None:
                 if time.monotonic() >= patience:
                     self.rejected.labels("HF515").inc()
@@ -255,9 +257,10 @@ class Balancer:
         parts += (b"content-length: ", str(len(request.body)).encode(), b"\r\n")
         return b"".join(parts)
 
-    def _pick(self) -> Backend | None:
-        """The ready replica with the fewest pending requests, in turn among equals; a live one when none is ready."""
-        for wanted in ("ready", "live"):
+    def _pick(self, *, unready: bool = True) -> Backend | None:
+        """The ready replica with the fewest pending requests, in turn among equals; where ``unready`` is allowed, a live
+        one when none is ready (it says why it cannot answer)."""
+        for wanted in ("ready", "live") if unready else ("ready",):
             able = [b for b in self.backends if b.health == wanted and not b.draining]
             if able:
                 least = min(b.pending for b in able)
@@ -300,4 +303,5 @@ class Balancer:
         else:
             backend.missed = 0
             backend.health = "ready" if answer.status == 200 else "live"
+            self._served = self._served or answer.status == 200
         return backend.health

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ Done = Callable[[Any], None]
 class Job:
     """Rows that want one version's answer. ``done`` gets (matrix, scores) or an exception, on the event loop."""
 
-    __slots__ = ("at", "done", "dropped", "names", "rows")
+    __slots__ = ("at", "clock", "done", "dropped", "names", "rows")
 
     def __init__(self, rows: Sequence[tuple[Any, ...]], names: tuple[str, ...], at: Sequence[int], done: Done) -> None:
         self.rows = rows
@@ -30,6 +31,7 @@ class Job:
         self.at = at
         self.done = done
         self.dropped = False
+        self.clock: list[int] | None = None
 
 
 class Batcher:
@@ -45,6 +47,13 @@ class Batcher:
         self._stop = False
         self._on_batch = on_batch or (lambda n: None)
         self._thread: threading.Thread | None = None
+        self._since = 0.0
+
+    @property
+    def running(self) -> float:
+        """Seconds that the model call now under way has taken; 0 when there is none."""
+        since = self._since
+        return time.monotonic() - since if since else 0.0
 
     @property
     def queued(self) -> int:
@@ -66,9 +75,15 @@ class Batcher:
         return True
 
     async def run(
-        self, rows: Sequence[tuple[Any, ...]], names: tuple[str, ...], at: Sequence[int], timeout: float
+        self,
+        rows: Sequence[tuple[Any, ...]],
+        names: tuple[str, ...],
+        at: Sequence[int],
+        timeout: float,
+        *,
+        clock: list[int] | None = None,
     ) -> Any:
-        """(matrix, scores) of the rows.
+        """(matrix, scores) of the rows. ``clock`` as in ``Loaded.evaluate``: the instants of the batch they were part of.
 
         Raises:
             ModelFailed: the version failed, did not answer within ``timeout`` seconds, or its queue is full.
@@ -84,6 +99,7 @@ class Batcher:
                     future.set_result(result)
 
         job = Job(rows, names, at, done)
+        job.clock = clock
         if not self.submit(job):
             raise ModelFailed(f"version {self.model.version} has a full queue", number="HF922")
         try:
@@ -119,7 +135,9 @@ class Batcher:
                     rows += len(self._queue[0].rows)
                     jobs.append(self._queue.popleft())
             live = [j for j in jobs if not j.dropped]
+            self._since = time.monotonic()
             results = self._answer(live)
+            self._since = 0.0
             with self._ready:
                 self._rows -= rows
             try:
@@ -133,12 +151,15 @@ class Batcher:
         if len(jobs) == 1:
             return [self._one(jobs[0])]
         rows = [r for j in jobs for r in j.rows]
+        clock: list[int] | None = [] if any(j.clock is not None for j in jobs) else None
         try:
-            matrix, scores = self.model.evaluate(rows, jobs[0].names, [t for j in jobs for t in j.at])
+            matrix, scores = self.model.evaluate(rows, jobs[0].names, [t for j in jobs for t in j.at], clock=clock)
         except Exception:  # noqa: BLE001 - one bad job must not fail its neighbours: each again on its own
             return [self._one(j) for j in jobs]
         out, at = [], 0
         for job in jobs:
+            if job.clock is not None and clock is not None:
+                job.clock += clock
             end = at + len(job.rows)
             out.append((matrix[at:end], scores[at:end]))
             at = end
@@ -146,7 +167,7 @@ class Batcher:
 
     def _one(self, job: Job) -> Any:
         try:
-            return self.model.evaluate(job.rows, job.names, job.at)
+            return self.model.evaluate(job.rows, job.names, job.at, clock=job.clock)
         except HoldfastError as problem:
             return problem
         except Exception as problem:  # noqa: BLE001 - delivered to whoever waits

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.core.errors import Unavailable
-from holdfast.serving.balancer import HEALTH_EVERY, Backend, Balancer, BalancerOptions
+from holdfast.serving.balancer import HEALTH_EVERY, HEALTH_TIMEOUT, Backend, Balancer, BalancerOptions
 from holdfast.serving.wire import Limits, Request, Response
 
 log = logging.getLogger("holdfast.serving.fleet")
@@ -87,6 +87,7 @@ class Fleet:
     Args:
         command: (replica name, where to listen: ``fd:N`` or ``unix:PATH``, lifeline descriptor as text) → argv.
         on_change: called with the replicas' pids whenever one starts or ends.
+        wanted: how many replicas there should be, asked now and then; None = as many as there are.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Fleet:
         guard: Callable[[Request], Response | None] | None = None,
         on_change: Callable[[list[int]], None] | None = None,
         direct: bool | None = None,
+        wanted: Callable[[], int | None] | None = None,
     ) -> None:
         self._command = command
+        self._wanted = wanted
         self._listen = listen
         self._on_change = on_change or (lambda pids: None)
         self._lifeline, self._lifeline_end = os.pipe()
@@ -154,6 +157,7 @@ class Fleet:
             await self._wait_live(startup, stop)
             if on_ready is not None and not stop.is_set():
                 on_ready()
+            tasks.append(loop.create_task(self._check_alone() if self.balancer is None else self._follow()))
             await stop.wait()
         finally:
             if server is not None and self.balancer is not None:
@@ -212,6 +216,29 @@ class Fleet:
                         worker.signal(signal.SIGKILL)
             await asyncio.sleep(HEALTH_EVERY if health == "ready" else 0.05)
 
+    async def _check_alone(self) -> None:
+        """Kill a lone replica whose process lives and does not answer."""
+        missed, worker = 0, self.workers[0]
+        while True:
+            await asyncio.sleep(1.0)
+            if worker.pid is None or time.monotonic() - worker.started < SETTLED:
+                missed = 0
+                continue
+            missed = 0 if await asyncio.to_thread(_answers, self._listen, HEALTH_TIMEOUT) else missed + 1
+            if missed >= HUNG_AFTER:
+                missed = 0
+                log.warning("replica %s does not answer; it is killed and started again", worker.name)
+                worker.signal(signal.SIGKILL)
+
+    async def _follow(self) -> None:
+        """Scale to what is wanted."""
+        while True:
+            await asyncio.sleep(0.2)
+            number = self._wanted() if self._wanted is not None else None
+            if number is not None and number != len(self.workers):
+                log.info("scaling from %d to %d replicas", len(self.workers), number)
+                await self.scale(number)
+
     async def _wait_live(self, startup: float, stop: asyncio.Event) -> None:
         """Until a replica answers at all (it may still have no release)."""
         end = time.monotonic() + startup
@@ -257,12 +284,12 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _answers(sock: socket.socket) -> bool:
+def _answers(sock: socket.socket, timeout: float = 1.0) -> bool:
     host, port = sock.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
     try:
-        with socket.create_connection((host, port), timeout=1.0) as client:
-            client.settimeout(1.0)
+        with socket.create_connection((host, port), timeout=timeout) as client:
+            client.settimeout(timeout)
             client.sendall(b"GET /health/live HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             return client.recv(16).startswith(b"HTTP/1.1 ")
     except OSError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from holdfast.core.errors import BadInput
@@ -68,9 +68,36 @@ def dockerfile(*, base: str, service: str, local_wheel: str | None, hashed: bool
     return "\n".join(lines) + "\n"
 
 
-def lock(pins: Mapping[str, str]) -> str:
-    """A requirements file with exact versions, in order."""
-    return "".join(f"{name}=={version}\n" for name, version in sorted(pins.items()))
+def lock(pins: Mapping[str, str], hashes: Mapping[str, Sequence[str]] | None = None) -> str:
+    """A requirements file with exact versions, in order, and with the SHA-256 of each file where ``hashes`` are given."""
+    lines = []
+    for name, version in sorted(pins.items()):
+        known = [] if hashes is None else [f" --hash=sha256:{h}" for h in sorted(hashes[name])]
+        lines.append(" \\\n   ".join([f"{name}=={version}", *known]) + "\n")
+    return "".join(lines)
+
+
+def check_lock(text: str, needed: Iterable[str]) -> None:
+    """Whether a lock pins every package exactly, with hashes, and has all that a replica needs.
+
+    Raises:
+        BadInput: it does not; names the first that is missing.
+    """
+    held = set()
+    for line in re.sub(r"\\\s*\n", " ", text).splitlines():
+        line = line.split(" #", 1)[0].strip()
+        if not line or line.startswith(("#", "--index-url", "--extra-index-url", "--only-binary")):
+            continue
+        found = re.match(r"([A-Za-z0-9][\w.-]*)(?:\[[\w,.-]*\])?==[^\s;]+", line)
+        if not found or not re.search(r"--hash=sha256:[0-9a-f]{64}\b", line):
+            raise BadInput(
+                f"the lock's line {line[:80]!r} is not pinned with a hash",
+                hint="make it with `uv pip compile --generate-hashes` or `pip-compile --generate-hashes`",
+            )
+        held.add(re.sub(r"[-_.]+", "-", found[1]).lower())
+    missing = sorted({re.sub(r"[-_.]+", "-", n).lower() for n in needed} - held)
+    if missing:
+        raise BadInput(f"the lock lacks {missing[0]!r}, which a replica needs", hint="make the lock for this Holdfast")
 
 
 def kubernetes(

@@ -23,6 +23,7 @@ class Hot(Collector):
         self._buckets: dict[str, list[int]] = {}
         self._sums: dict[str, float] = {}
         self._rows: dict[tuple[int, str], int] = {}
+        self.sampled_out = 0
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One answered request."""
@@ -53,7 +54,9 @@ class Hot(Collector):
         rows = CounterMetricFamily("holdfast_predictions", "Answered rows", labels=["version", "arm"])
         for (version, arm), n in list(self._rows.items()):
             rows.add_metric([str(version), arm], n)
-        return [requests, latency, rows]
+        out = CounterMetricFamily("holdfast_sampled_out", "Answered rows the prediction log's sample leaves out")
+        out.add_metric([], self.sampled_out)
+        return [requests, latency, rows, out]
 
 
 class Metrics:
@@ -92,6 +95,9 @@ class Metrics:
         )
         self.range_notices = Counter(
             "holdfast_out_of_range", "Input values beyond the range seen in training", ["field"], registry=registry
+        )
+        self.memory = Gauge(
+            "holdfast_replica_memory_bytes", "Memory held, as measured against the limit", registry=registry
         )
         self.labels = Counter("holdfast_labels", "Labels taken in", registry=registry)
         ProcessCollector(registry=self.registry)

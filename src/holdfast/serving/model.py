@@ -50,7 +50,7 @@ class Loaded:
         self.threshold = 0.5 if package.threshold is None else package.threshold
         self.classes = list(package.classes) or ([0, 1] if package.task == "binary" else [])
         self.width = len(self.classes) if package.task == "multiclass" else 1
-        self.keys = _entity_keys(package)
+        self.keys = entity_keys(package)
         self.row_seconds = 0.0
         self.first_seconds = 0.0
         self.lookup_seconds = 0.0
@@ -92,18 +92,34 @@ class Loaded:
             return np.array([[g["inputs"][n] for n in self.inputs] for g in self.golden], dtype=np.float64)
         return np.array([[_middle(f.low, f.high) for f in self.package.inputs]], dtype=np.float64)
 
-    def evaluate(self, rows: Sequence[tuple[Any, ...]], names: tuple[str, ...], at: Sequence[int]) -> tuple[Any, Any]:
-        """(matrix, scores) for rows whose values stand in the order of ``names``, as known at ``at`` (µs).
+    def evaluate(
+        self,
+        rows: Sequence[tuple[Any, ...]],
+        names: tuple[str, ...],
+        at: Sequence[int],
+        *,
+        clock: list[int] | None = None,
+    ) -> tuple[Any, Any]:
+        """(matrix, scores) for rows whose values stand in the order of ``names``, as known at ``at`` (µs). ``clock`` gets
+        the instants (perf_counter_ns) before the features, between them and the model, and after it.
 
         Raises:
             BadInput: the lookup refuses a row (entity key missing or of the wrong type).
             ModelFailed: the model cannot be run, or its scores are unusable.
         """
+        if clock is not None:
+            clock.append(time.perf_counter_ns())
         if self.lookup is None:
             matrix = self._bind(rows, names)
         else:
             matrix = self._look_up(rows, names, at)
-        return matrix, self.score(matrix)
+        if clock is None:
+            return matrix, self.score(matrix)
+        clock.append(time.perf_counter_ns())
+        try:
+            return matrix, self.score(matrix)
+        finally:
+            clock.append(time.perf_counter_ns())
 
     def score(self, matrix: Any) -> Any:
         """Scores (n, k) float64, finite; k = 1 except for multiclass.
@@ -175,7 +191,7 @@ def _middle(low: float | None, high: float | None) -> float:
     return low / 2 + high / 2
 
 
-def _entity_keys(package: Package) -> list[str]:
+def entity_keys(package: Package) -> list[str]:
     """The request fields that say whom a row is about: the plan's join keys, else what is sent but is no input."""
     sent = [f.name for f in package.request]
     declared = (package.plan or {}).get("keys")

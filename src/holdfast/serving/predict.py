@@ -23,14 +23,18 @@ from holdfast.serving.batching import Batcher, Job
 from holdfast.serving.journal import Journal
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.model import Loaded, ModelFailed
+from holdfast.serving.redaction import Keeping
 from holdfast.serving.schema import Schema
 from holdfast.serving.segments import Batch, Layout
+from holdfast.serving.tracing import Marks
 from holdfast.serving.wire import Request, Response
 
 ArmName = Literal["champion", "challenger", "shadow"]
 _ID_CHARACTERS = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.")
 _encode = msgspec.json.Encoder().encode
 _RANGE_GROUP = 128
+# From this many connections on, small requests of one turn of the event loop share a model call of so many rows at most.
+_CROWD, _FEW, _TOGETHER = 4, 16, 256
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -50,7 +54,8 @@ class Answers(msgspec.Struct, gc=False):
 
 class Side:
     """One arm of the release in force. ``model`` is None where its version could not be loaded (``broken`` says why).
-    ``layout`` names the columns of its log rows, ``bare`` those of rows it failed on, which have inputs only."""
+    ``layout`` names the columns of its log rows, ``bare`` those of rows it failed on, which have inputs only;
+    ``keeping`` says which rows and fields are written, None = all."""
 
     def __init__(
         self, arm: ArmName, version: int, model: Loaded | None, batcher: Batcher | None, *, broken: str = ""
@@ -62,6 +67,7 @@ class Side:
         self.broken = broken
         self.layout: Layout | None = None
         self.bare: Layout | None = None
+        self.keeping: Keeping | None = None
 
 
 class State:
@@ -76,6 +82,7 @@ class State:
         *,
         replica: str,
         max_rows: int,
+        secret: bytes = b"",
     ) -> None:
         assert champion.model is not None
         self.release = release
@@ -93,16 +100,30 @@ class State:
         self.high = np.array([np.inf if f.high is None or f.strict else f.high for f in specs])
         self.ranged = bool(np.isfinite(self.low).any() or np.isfinite(self.high).any())
         self.names = [f.name for f in specs]
-        inputs = [(f.name, f.dtype) for f in self.schema.fields]
-        for side in sides:
-            package = side.model.package if side.model is not None else champion.model.package
+        inputs = [(f.name, str(f.dtype)) for f in self.schema.fields]
+        packages = [s.model.package if s.model is not None else champion.model.package for s in sides]
+        known = {f.name for p in packages for f in (*p.inputs, *p.request)}
+        self.unknown: list[str] = []
+        for side, package in zip(sides, packages, strict=True):
             features = [f.name for f in package.inputs]
+            if release.log:
+                keeping = side.keeping = Keeping(
+                    release.log, inputs=inputs, features=features, keys=champion.model.keys, known=known, secret=secret
+                )
+                self.unknown = keeping.unknown
+                if keeping.redacts:
+                    side.layout = Layout(
+                        service=release.service, environment=release.environment, version=side.version, replica=replica,
+                        inputs=keeping.inputs, features=keeping.features, same=False,
+                    )  # fmt: skip
+                    side.bare = side.layout
+                    continue
             side.layout = Layout(
                 service=release.service,
                 environment=release.environment,
                 version=side.version,
                 replica=replica,
-                inputs=[(n, str(t)) for n, t in inputs],
+                inputs=inputs,
                 features=features,
                 same=package.plan is None
                 and set(self.schema.names) <= set(features)
@@ -137,10 +158,12 @@ class Call(NamedTuple):
     begun: int
     force: str
     retry: bool
+    marks: Marks | None = None
 
 
 class Predictions:
-    """Answers requests with the release in force. ``state`` is replaced whole when a release comes in."""
+    """Answers requests with the release in force. ``state`` is replaced whole when a release comes in. ``crowd`` tells how
+    many callers are connected."""
 
     def __init__(
         self, *, journal: Journal, metrics: Metrics, now: Callable[[], int], options: Options | None = None
@@ -151,6 +174,8 @@ class Predictions:
         self.now = now
         self.options = options or Options()
         self.pending = 0
+        self.crowd: Callable[[], int] = lambda: 0
+        self._gathered: list[tuple[Call, asyncio.Future[Response]]] = []
         self._unjudged: list[Any] = []
         self._judged: State | None = None
 
@@ -158,10 +183,12 @@ class Predictions:
 
     def predict(self, request: Request) -> Response | Awaitable[Response]:
         """``POST /predict``."""
-        answers = self.answer(request, lambda state: state.schema.decode(request.body))
-        if isinstance(answers, list):
-            return Response(200, _encode(Answers(answers)))
-        return self._respond(answers)
+        call = self._begin(request, lambda state: state.schema.decode(request.body))
+        if len(call.rows) <= _FEW and self.crowd() >= _CROWD and self._cheap(call):
+            return self._gather(call)
+        if self._at_once(call):
+            return Response(200, _encode(Answers(self._now(call)[0])))
+        return self._respond(self._queued(call))
 
     async def _respond(self, answers: Awaitable[list[Answer]]) -> Response:
         return Response(200, _encode(Answers(await answers)))
@@ -170,6 +197,10 @@ class Predictions:
         self, request: Request, decode: Callable[[State], tuple[list[tuple[Any, ...]], Any]]
     ) -> list[Answer] | Awaitable[list[Answer]]:
         """Answers for the rows that ``decode`` finds, at once where that is cheap. Other protocols come in here."""
+        call = self._begin(request, decode)
+        return self._now(call)[0] if self._at_once(call) else self._queued(call)
+
+    def _begin(self, request: Request, decode: Callable[[State], tuple[list[tuple[Any, ...]], Any]]) -> Call:
         state = self.state
         if state is None:
             raise Unavailable(
@@ -177,21 +208,119 @@ class Predictions:
             )
         begun = time.perf_counter_ns()
         rows, when = decode(state)
+        marks = request.marks
+        decoded = 0 if marks is None else time.perf_counter_ns()
         call = self._call(state, request, rows, when, begun)
-        model = state.champion.model
-        if (
-            not state.split
-            and call.force != "challenger"
-            and self.journal.mode == "buffered"
-            and model is not None
-            and model.inline(len(rows))
-        ):
+        if marks is not None:
+            marks.add("decode", begun, decoded)
+            marks.add("validate", decoded, time.perf_counter_ns())
+            marks.about |= {"holdfast.rows": len(rows), "holdfast.prediction.id": call.ids[0]}
+        return call
+
+    def _at_once(self, call: Call) -> bool:
+        """Whether a call is answered on the event loop itself: cheap, and no log to wait for."""
+        return self.journal.mode == "buffered" and self._cheap(call)
+
+    def _cheap(self, call: Call) -> bool:
+        """Whether one arm and a model that costs little answer this call."""
+        model = call.state.champion.model
+        return (
+            not call.state.split and call.force != "challenger" and model is not None and model.inline(len(call.rows))
+        )
+
+    def _now(self, call: Call) -> tuple[list[Answer], asyncio.Future[bool] | None]:
+        state, model = call.state, call.state.champion.model
+        assert model is not None
+        clock: list[int] | None = None if call.marks is None else []
+        try:
+            matrix, scores = model.evaluate(call.rows, state.schema.names, call.at, clock=clock)
+        except ModelFailed as problem:
+            self._count_failure(state.champion, len(call.rows), problem)
+            raise
+        finally:
+            _mark(call.marks, clock)
+        return self._finish(call, state.champion, range(len(call.rows)), matrix, scores, whole=True)
+
+    def _gather(self, call: Call) -> asyncio.Future[Response]:
+        """Let what came in during this turn of the event loop share one model call and one batch of the log."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Response] = loop.create_future()
+        if self.pending >= self.options.max_pending and self.journal.mode == "durable":
+            raise Unavailable("the queue is full", hint="try again in a moment, or add replicas", number="HF513")
+        self.pending += 1
+        if not self._gathered:
+            loop.call_soon(self._flush)
+        self._gathered.append((call, future))
+        return future
+
+    def _flush(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        while gathered:
+            state, rows, n = gathered[0][0].state, 0, 0
+            while n < len(gathered) and gathered[n][0].state is state and rows < _TOGETHER:
+                rows += len(gathered[n][0].rows)
+                n += 1
+            group, gathered = gathered[:n], gathered[n:]
             try:
-                matrix, scores = model.evaluate(rows, state.schema.names, call.at)
-            except ModelFailed as problem:
-                self._count_failure(state.champion, len(rows), problem)
-                raise
-            return self._finish(call, state.champion, range(len(rows)), matrix, scores, whole=True)[0]
+                answers, promise = self._together([call for call, _ in group])
+            except Exception:  # noqa: BLE001 - one bad row must not fail its neighbours: each again on its own
+                for member in group:
+                    self._alone(*member)
+            else:
+                self._deliver([f for _, f in group], answers, promise)
+
+    def _alone(self, call: Call, future: asyncio.Future[Response]) -> None:
+        try:
+            answers, promise = self._now(call)
+        except Exception as problem:  # noqa: BLE001 - told to the one who asked
+            self.pending -= 1
+            if not future.done():
+                future.set_exception(problem)
+        else:
+            self._deliver([future], [answers], promise)
+
+    def _deliver(
+        self, futures: list[asyncio.Future[Response]], answers: list[list[Answer]], promise: asyncio.Future[bool] | None
+    ) -> None:
+        """Answer, once the log has said what it promises."""
+        if promise is not None and not promise.done():
+            promise.add_done_callback(lambda done: self._deliver(futures, answers, done))
+            return
+        self.pending -= len(futures)
+        if promise is not None and (promise.cancelled() or not promise.result()):
+            self.metrics.unlogged.inc(sum(a.logged for each in answers for a in each))
+            for each in answers:
+                for answer in each:
+                    answer.logged = False
+        for future, each in zip(futures, answers, strict=True):
+            if not future.done():
+                future.set_result(Response(200, _encode(Answers(each))))
+
+    def _together(self, calls: list[Call]) -> tuple[list[list[Answer]], asyncio.Future[bool] | None]:
+        """The answers of several calls by one model call. Latency in the log is that of the one that waited longest."""
+        first = calls[0]
+        model = first.state.champion.model
+        assert model is not None
+        whole = first._replace(
+            rows=[r for c in calls for r in c.rows], ids=[i for c in calls for i in c.ids],
+            keys=[k for c in calls for k in c.keys], at=[t for c in calls for t in c.at], marks=None,
+        )  # fmt: skip
+        marked = [c.marks for c in calls if c.marks is not None]
+        clock: list[int] | None = [] if marked else None
+        matrix, scores = model.evaluate(whole.rows, first.state.schema.names, whole.at, clock=clock)
+        scored = time.perf_counter_ns()
+        answers, promise = self._finish(whole, first.state.champion, range(len(whole.rows)), matrix, scores, whole=True)
+        for marks in marked:
+            _mark(marks, clock)
+            marks.add("log", scored, time.perf_counter_ns())
+            marks.about |= {"holdfast.version": first.state.champion.version, "holdfast.arm": "champion"}
+        out, at = [], 0
+        for call in calls:
+            out.append(answers[at : at + len(call.rows)])
+            at += len(call.rows)
+        return out, promise
+
+    def _queued(self, call: Call) -> Awaitable[list[Answer]]:
         if self.pending >= self.options.max_pending:
             raise Unavailable("the queue is full", hint="try again in a moment, or add replicas", number="HF513")
         self.pending += 1  # here and not in the task, which starts later: a burst must meet the bound too
@@ -228,6 +357,7 @@ class Predictions:
                         ) from None
                     raise
                 self._place(answers, promises, call, state.champion, mine, matrix, scores)
+            waiting = time.perf_counter_ns()
             for indices, promise in promises:
                 if not await promise:
                     self.metrics.unlogged.inc(len(indices))
@@ -235,6 +365,8 @@ class Predictions:
                         answer = answers[i]
                         assert answer is not None
                         answer.logged = False
+            if promises and call.marks is not None:
+                call.marks.add("log", waiting, time.perf_counter_ns())
             return [a for a in answers if a is not None]
         finally:
             self.pending -= 1
@@ -263,7 +395,7 @@ class Predictions:
                 f"unknown arm {force!r} in X-Holdfast-Arm", hint="use champion or challenger", number="HF106"
             )
         at = [received] * n if when is None else self._times(when, n)
-        return Call(state, rows, ids, keys, at, received, begun, force, b"x-holdfast-retry" in headers)
+        return Call(state, rows, ids, keys, at, received, begun, force, b"x-holdfast-retry" in headers, request.marks)
 
     def _times(self, when: Any, n: int) -> list[int]:
         if not self.options.replay:
@@ -302,10 +434,15 @@ class Predictions:
         whole = len(indices) == len(call.rows)
         rows = call.rows if whole else [call.rows[i] for i in indices]
         at = call.at if whole else [call.at[i] for i in indices]
-        if side.arm == "champion" and side.model.inline(len(rows)):
-            return side.model.evaluate(rows, call.state.schema.names, at)
-        result: tuple[Any, Any] = await side.batcher.run(rows, call.state.schema.names, at, timeout)
-        return result
+        clock: list[int] | None = None if call.marks is None else []
+        try:
+            # While two arms are compared both take the batcher's way: the shorter one would look like the better model.
+            if side.arm == "champion" and not call.state.split and side.model.inline(len(rows)):
+                return side.model.evaluate(rows, call.state.schema.names, at, clock=clock)
+            result: tuple[Any, Any] = await side.batcher.run(rows, call.state.schema.names, at, timeout, clock=clock)
+            return result
+        finally:
+            _mark(call.marks, clock)
 
     def _place(
         self, answers: list[Answer | None], promises: list[tuple[Sequence[int], Any]], call: Call, side: Side,
@@ -326,11 +463,17 @@ class Predictions:
         outputs = model.outputs(scores)
         values: list[Any] = scores[:, 0].tolist() if scores.shape[1] == 1 else scores.tolist()
         ids = call.ids if whole else [call.ids[i] for i in indices]
-        promise = self._log(call, side, ids, indices, matrix, scores, outputs, whole=whole)
+        marks = call.marks
+        offering = 0 if marks is None else time.perf_counter_ns()
+        promise, chosen = self._log(call, side, ids, indices, matrix, scores, outputs, whole=whole)
+        if marks is not None:
+            if not isinstance(promise, asyncio.Future):
+                marks.add("log", offering, time.perf_counter_ns())
+            marks.about |= {"holdfast.version": side.version, "holdfast.arm": side.arm}
         logged = True if isinstance(promise, asyncio.Future) else promise
         n = len(ids)
         if logged is False:
-            self.metrics.unlogged.inc(n)
+            self.metrics.unlogged.inc(n if chosen is None else len(chosen))
         self.metrics.hot.rows(side.version, side.arm, n)
         if side.arm == "champion" and call.state.ranged:
             self._note_inputs(call.state, matrix)
@@ -340,6 +483,11 @@ class Predictions:
         answers = [
             Answer(i, o, v, side.version, side.arm, logged) for i, o, v in zip(ids, outputs, values, strict=True)
         ]
+        if chosen is not None and len(chosen) < n:
+            kept = set(chosen)
+            self.metrics.hot.sampled_out += n - len(kept)
+            for i, answer in enumerate(answers):
+                answer.logged = answer.logged and i in kept
         return answers, promise if isinstance(promise, asyncio.Future) else None
 
     def _log(
@@ -354,25 +502,35 @@ class Predictions:
         *,
         whole: bool,
         failed: bool = False,
-    ) -> bool | asyncio.Future[bool]:
+    ) -> tuple[bool | asyncio.Future[bool], list[int] | None]:
+        """What the log promises, and the positions (within ``indices``) of the rows it was given; None = all."""
         layout = side.bare if failed else side.layout
         assert layout is not None
-        rows = None if layout.same else call.rows if whole else [call.rows[i] for i in indices]
-        return self.journal.offer(
-            Batch(
-                layout,
-                arm=side.arm,
-                ids=ids,
-                keys=call.keys if whole else [call.keys[i] for i in indices],
-                request_times=call.at if whole else [call.at[i] for i in indices],
-                received=call.received,
-                latency=(time.perf_counter_ns() - call.begun) // 1000,
-                scores=scores,
-                outputs=outputs,
-                inputs=rows,
-                matrix=matrix,
-            )
+        rows: Sequence[tuple[Any, ...]] | None = None
+        if not layout.same:
+            rows = call.rows if whole else [call.rows[i] for i in indices]
+        batch = Batch(
+            layout,
+            arm=side.arm,
+            ids=ids,
+            keys=call.keys if whole else [call.keys[i] for i in indices],
+            request_times=call.at if whole else [call.at[i] for i in indices],
+            received=call.received,
+            latency=(time.perf_counter_ns() - call.begun) // 1000,
+            scores=scores,
+            outputs=outputs,
+            inputs=rows,
+            matrix=matrix,
         )
+        chosen = None
+        if side.keeping is not None:
+            if side.keeping.unknown:
+                return False, None
+            chosen = side.keeping.chosen(ids)
+            if chosen is not None and not chosen:
+                return True, chosen
+            _keep(side.keeping, batch, chosen, failed=failed)
+        return self.journal.offer(batch), chosen
 
     def _failed(self, call: Call, side: Side, indices: list[int], problem: HoldfastError) -> None:
         """Keep a challenger's or shadow's failure as evidence: rows with a null score and output."""
@@ -439,6 +597,34 @@ class Predictions:
 
     def _count_failure(self, side: Side, n: int, problem: HoldfastError) -> None:
         self.metrics.failures.labels(str(side.version), side.arm, problem.number).inc(n)
+
+
+def _mark(marks: Marks | None, clock: list[int] | None) -> None:
+    """What ``Loaded.evaluate`` noted, as steps."""
+    if marks is None or clock is None:
+        return
+    clock = clock[-3:]
+    for name, first, last in zip(("features", "model"), clock, clock[1:], strict=False):
+        marks.add(name, first, last)
+
+
+def _keep(keeping: Keeping, batch: Batch, chosen: list[int] | None, *, failed: bool) -> None:
+    """Cut a batch down to what the policy lets into the log, before the writer sees it."""
+    if chosen is not None and len(chosen) < len(batch.ids):
+        batch.ids = [batch.ids[i] for i in chosen]
+        batch.keys = [batch.keys[i] for i in chosen]
+        batch.request_times = [batch.request_times[i] for i in chosen]
+        batch.outputs = [batch.outputs[i] for i in chosen]
+        batch.inputs = None if batch.inputs is None else [batch.inputs[i] for i in chosen]
+        batch.scores, batch.matrix = batch.scores[chosen], batch.matrix[chosen]
+    if keeping.hides_key:
+        # A key that is only the prediction's own id tells nothing more than the id does, but is hashed alike.
+        batch.keys = keeping.keys(batch.keys)
+    if keeping.redacts:
+        if batch.inputs is not None:
+            batch.inputs = keeping.rows(batch.inputs)
+        if not failed:
+            batch.matrix = keeping.matrix(batch.matrix)
 
 
 class _Ids:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def read(
         return BASE.empty_table()
     if compacting:
         with contextlib.suppress(OSError):  # a log on a full or read-only disk can still be read
-            compact(folder)
+            compact(folder, merge=False)
     with _lock(folder, fcntl.LOCK_SH):
         parts, live = _listing(folder)
         tables = [t for p in parts if (t := _part(p, since, until, ids)) is not None]
@@ -75,8 +75,10 @@ def read(
     return _ordered(_once(concat(tables)))
 
 
-def compact(folder: Path) -> int:
+def compact(folder: Path, *, merge: bool = True) -> int:
     """Turn every closed segment into a Parquet part and merge small parts; the number of segments turned.
+
+    Readers do not merge: parts that the ledger has sealed are only merged by who checks the seal (``merge``).
 
     Returns 0 at once when somebody else is compacting.
     """
@@ -98,8 +100,37 @@ def compact(folder: Path) -> int:
                     _write_part(concat(tables), path.with_suffix(".parquet"), [])
                 path.unlink()
                 done += 1
-        _merge(folder)
+        if merge:
+            _merge(folder, lambda target, sources: None)
     return done
+
+
+def merge(folder: Path, *, before_removal: Callable[[Path, list[Path]], None]) -> None:
+    """Merge small parts into one. ``before_removal(target, sources)`` is called when the merged part is durable and the
+    sources are still there; when it raises, the merged part is taken away again."""
+    with _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as held:
+        if held:
+            _sweep(folder)
+            _merge(folder, before_removal)
+
+
+def parts(folder: Path) -> list[Path]:
+    """The Parquet parts that count, in order of name."""
+    return _listing(folder)[0]
+
+
+def about(path: Path) -> dict[str, Any]:
+    """Of one part: rows, first and last request time (µs), and the names of the parts merged into it."""
+    file = pq.ParquetFile(path)
+    column = file.schema_arrow.get_field_index("request_time")
+    groups = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
+    known = [g for g in groups if g is not None and g.has_min_max]
+    return {
+        "rows": file.metadata.num_rows,
+        "first": min((g.min for g in known), default=None),
+        "last": max((g.max for g in known), default=None),
+        "sources": _sources(path),
+    }
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -165,13 +196,17 @@ def _write_part(table: pa.Table, target: Path, sources: Sequence[str]) -> None:
         os.close(fd)
 
 
-def _merge(folder: Path) -> None:
+def _merge(folder: Path, before_removal: Callable[[Path, list[Path]], None]) -> None:
     small = [p for p in sorted(folder.glob("*.parquet")) if pq.read_metadata(p).num_rows < _SMALL_ROWS]
     if len(small) < _MERGE_AT:
         return
-    _write_part(
-        concat([pq.read_table(p) for p in small]), folder / f"merged-{new_id()}.parquet", [p.name for p in small]
-    )
+    target = folder / f"merged-{new_id()}.parquet"
+    _write_part(concat([pq.read_table(p) for p in small]), target, [p.name for p in small])
+    try:
+        before_removal(target, small)
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
     for path in small:
         path.unlink()
 

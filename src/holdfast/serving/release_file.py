@@ -26,8 +26,11 @@ def path(folder: Path, service: str, environment: str) -> Path:
 
 
 def sign(release: Release, key: bytes) -> str:
-    """HMAC-SHA256 (64 hex) over the canonical form with an empty signature."""
-    return hmac.new(key, canonical(msgspec.structs.replace(release, signature="")), hashlib.sha256).hexdigest()
+    """HMAC-SHA256 (64 hex) over the canonical form with an empty signature, and without ``log`` where that is empty."""
+    value = msgspec.to_builtins(msgspec.structs.replace(release, signature=""))
+    if not release.log:
+        del value["log"]
+    return hmac.new(key, canonical(value), hashlib.sha256).hexdigest()
 
 
 def write(folder: Path, release: Release, key: bytes) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -21,15 +23,19 @@ import msgspec
 
 from holdfast.core.errors import BadInput, HoldfastError, NotFound, Unavailable, did_you_mean
 from holdfast.core.records import Arm, LabelRecord, Release
+from holdfast.serving import limits as bounds
 from holdfast.serving.batching import Batcher
 from holdfast.serving.journal import Journal
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.model import Loaded
 from holdfast.serving.predict import ArmName, Options, Predictions, Side, State
+from holdfast.serving.tracing import Marks, Tracing
 from holdfast.serving.wire import TEXT, Limits, Listener, Request, Response, error, from_error
 
 POLL = 0.2
 KEEP_WARM = 4
+HUNG = 3.0
+TIGHT = 0.9
 RETRY_LOAD = 5.0
 log = logging.getLogger("holdfast.serving.replica")
 
@@ -59,6 +65,9 @@ class Replica:
         labels: keeps labels durably, or None where this process takes none. Called in a thread.
         routes: further (method, path prefix) → handler, of other protocols; they get the replica's ``predictions``.
         guard: refuses a request before anything else looks at it.
+        tracing: makes a trace of each request.
+        memory: bytes this process may hold; None = no bound. ``resident`` tells what it holds.
+        secret: the key of the log's hashes, asked for when a release redacts by hash.
     """
 
     def __init__(
@@ -76,6 +85,10 @@ class Replica:
         guard: Callable[[Request], Response | None] | None = None,
         options: Options | None = None,
         limits: Limits | None = None,
+        secret: Callable[[], bytes] = lambda: b"",
+        tracing: Tracing | None = None,
+        memory: int | None = None,
+        resident: Callable[[], int] = bounds.resident,
     ) -> None:
         self.service = service
         self.environment = environment
@@ -91,6 +104,10 @@ class Replica:
         self._load = load
         self._labels = labels
         self._guard = guard
+        self._secret = secret
+        self.tracing = tracing
+        self.memory = memory
+        self._resident = resident
         self._warm: dict[tuple[int, str], tuple[Loaded, Batcher]] = {}
         self._broken: dict[tuple[int, str], tuple[float, str]] = {}
         self._last: Release | None = None
@@ -109,6 +126,7 @@ class Replica:
         self.listener = Listener(
             self.handle, limits=limits, on_refused=lambda code: self.metrics.refused.labels(code).inc()
         )
+        self.predictions.crowd = lambda: len(self.listener.open)
         self.stopping: asyncio.Event | None = None
 
     def route(self, method: str, path: str, handler: Answering) -> None:
@@ -132,6 +150,8 @@ class Replica:
         handler = self._routes.get((method, request.path)) or self._below(method, request.path)
         if handler is None:
             return self._lost(method, request.path)
+        if self.tracing is not None:
+            request.marks = Marks()
         try:
             answer = handler(request)
         except HoldfastError as problem:
@@ -139,7 +159,21 @@ class Replica:
         if type(answer) is Response:
             self._observe(request, answer.status)
             return answer
+        if isinstance(answer, asyncio.Future):
+            # No task for what is answered within the turn: its outcome is only noted.
+            answer.add_done_callback(lambda done: self._note(request, done))
+            return answer
         return self._later(request, answer)  # type: ignore[arg-type]
+
+    def _note(self, request: Request, done: asyncio.Future[Response]) -> None:
+        if done.cancelled():
+            return
+        problem = done.exception()
+        if isinstance(problem, HoldfastError):
+            self.metrics.refused.labels(problem.number).inc()
+            self._observe(request, problem.status)
+        else:
+            self._observe(request, 500 if problem is not None else done.result().status)
 
     async def _later(self, request: Request, answer: Awaitable[Response]) -> Response:
         try:
@@ -158,6 +192,8 @@ class Replica:
             request.path if ("POST", request.path) in self._routes or ("GET", request.path) in self._routes else "other"
         )
         self.metrics.hot.request(route, status, (time.perf_counter_ns() - request.received) / 1e9)
+        if self.tracing is not None and request.method == "POST":
+            self.tracing.finish(request, request.marks, route, status)
 
     def _below(self, method: str, path: str) -> Answering | None:
         for m, prefix, handler in self._prefixes:
@@ -279,6 +315,65 @@ class Replica:
                 seen = stamp
             await asyncio.sleep(POLL)
 
+    # --- limits ---------------------------------------------------------------------------------------------------
+
+    async def guard_limits(self) -> None:
+        """Keep the models within memory and time until cancelled."""
+        while True:
+            await asyncio.sleep(POLL)
+            self.check_limits()
+
+    def check_limits(self) -> None:
+        """Take a challenger or shadow out of service when memory runs short; end this process, to be started anew, when
+        the champion takes too much or hangs for good."""
+        state = self.predictions.state
+        if state is None:
+            return
+        batcher = state.champion.batcher
+        if batcher is not None and batcher.running > HUNG * self.options.deadline:
+            self._end_for(f"version {state.champion.version} has not answered for {batcher.running:.0f} s")
+            return
+        if self.memory is None:
+            return
+        held = self._resident()
+        self.metrics.memory.set(held)
+        if held > TIGHT * self.memory and self._shed(state):
+            return
+        if held > self.memory:
+            self._end_for(f"{held >> 20} MB of memory are held, {self.memory >> 20} MB are allowed")
+
+    def _shed(self, state: State) -> bool:
+        """Drop the versions that are only kept warm, else challenger and shadow; True when something was dropped."""
+        needed = {(a.version, a.content) for a in _arms(state.release)}
+        champion = state.release.champion
+        assert champion is not None
+        kept = (champion.version, champion.content)
+        spare = [key for key in self._warm if key not in needed]
+        others = spare or [key for key in self._warm if key != kept]
+        for key in others:
+            self._warm.pop(key)[1].close()
+        if others and not spare:
+            what = f"the replica came close to the {(self.memory or 0) >> 20} MB it may hold"
+            for key in others:
+                log.error("version %d is taken out of service: %s", key[0], what)
+                self.metrics.load_failures.labels(str(key[0])).inc()
+                # For the life of this process: a model that leaks would leak again.
+                self._broken[key] = (math.inf, what)
+            # Calls under way keep the state they began with.
+            self.predictions.state = State(
+                state.release, state.champion, _without_model(state.challenger, others, what),
+                _without_model(state.shadow, others, what), replica=self.name, max_rows=self.options.max_rows,
+                secret=self._secret() if state.release.log else b"",
+            )  # fmt: skip
+        if others:
+            gc.collect()
+        return bool(others)
+
+    def _end_for(self, why: str) -> None:
+        if self.stopping is not None and not self.stopping.is_set():
+            log.error("%s; this replica ends and is started anew", why)
+            self.stopping.set()
+
     def _tell(self, problem: str) -> None:
         if problem != self.problem:
             log.error("release not applied: %s", problem)
@@ -306,10 +401,13 @@ class Replica:
         shadow = await self._side("shadow", release.shadow) if release.shadow is not None else None
         # One assignment: a request sees the old release or the new one, never half of each.
         self.predictions.state = State(
-            release, champion, challenger, shadow, replica=self.name, max_rows=self.options.max_rows
-        )
+            release, champion, challenger, shadow, replica=self.name, max_rows=self.options.max_rows,
+            secret=self._secret() if release.log else b"",
+        )  # fmt: skip
         self._last = release
         self.problem = ""
+        for name in self.predictions.state.unknown:
+            self._tell(f"nothing is logged: {name!r} is to be redacted, and no version of this release has it")
         self._evict(release)
         self._gauge(release)
         log.info("release %d in force: champion version %d", release.sequence, champion.version)
@@ -342,9 +440,7 @@ class Replica:
 
     def _evict(self, release: Release) -> None:
         """Keep the versions of this release and the last few before it; forget the rest."""
-        needed = {
-            (a.version, a.content) for a in (release.champion, release.challenger, release.shadow) if a is not None
-        }
+        needed = {(a.version, a.content) for a in _arms(release)}
         for key in list(self._warm):
             if len(self._warm) <= KEEP_WARM:
                 break
@@ -375,6 +471,7 @@ class Replica:
         if lifeline is not None:
             loop.add_reader(lifeline, self._parent_moved, lifeline)
         watcher = loop.create_task(self.watch())
+        guarding = loop.create_task(self.guard_limits())
         self.listener.start()
         if isinstance(where, Path):
             where.unlink(missing_ok=True)
@@ -387,16 +484,29 @@ class Replica:
         await self.stopping.wait()
         server.close()
         await self.listener.drain()
+        guarding.cancel()
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
         await asyncio.to_thread(self.journal.close)
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.close)
 
     def _parent_moved(self, lifeline: int) -> None:
         if not os.read(lifeline, 64):
             asyncio.get_running_loop().remove_reader(lifeline)
             assert self.stopping is not None
             self.stopping.set()
+
+
+def _without_model(side: Side | None, gone: list[tuple[int, str]], why: str) -> Side | None:
+    if side is None or side.model is None or (side.version, side.model.content) not in gone:
+        return side
+    return Side(side.arm, side.version, None, None, broken=why)
+
+
+def _arms(release: Release) -> list[Arm]:
+    return [a for a in (release.champion, release.challenger, release.shadow) if a is not None]
 
 
 def stamp_of(path: Path) -> Callable[[], Mapping[str, int] | None]:

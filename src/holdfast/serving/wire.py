@@ -40,7 +40,7 @@ class Request:
     """One whole request. ``headers`` are lower-cased, the last of a repeated name wins; ``path`` is ``target`` without
     the query, decoded once."""
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "query", "received", "target")
+    __slots__ = ("body", "headers", "marks", "method", "path", "peer", "query", "received", "target")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Request:
         self.body = body
         self.peer = peer
         self.received = time.perf_counter_ns()
+        self.marks: Any = None  # serving.tracing.Marks where this request is traced
 
 
 Handler = Callable[[Request], "Response | Awaitable[Response]"]
