@@ -47,6 +47,9 @@ for offset in (1, 2):
 work(0)
 """
 
+KILLS = int(os.environ.get("HOLDFAST_KILLS", "500"))
+"""How many times the long tests kill, each kind."""
+
 SOURCE = d.Source("s", "s.parquet", timestamp="t")
 VIEWS = [
     d.FeatureView("windows", [d.Entity("k")], SOURCE, [d.Aggregation("n", ["count", "distinct", "max"], ["1d"])]),
@@ -120,9 +123,9 @@ def test_pushes_survive_kills(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_pushes_survive_five_hundred_kills(tmp_path: Path) -> None:
-    for seed in range(20):
+    for seed in range(-(-KILLS // 25)):
         (tmp_path / str(seed)).mkdir()
-        kills(tmp_path / str(seed), 25, seed=seed + 100)
+        kills(tmp_path / str(seed), min(25, KILLS - 25 * seed), seed=seed + 100)
 
 
 def materialize_kills(home: Path, count: int, seed: int) -> None:
@@ -151,9 +154,9 @@ def test_materialization_survives_kills(tmp_path: Path) -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(7200)
 def test_materialization_survives_many_kills(tmp_path: Path) -> None:
-    for seed in range(10):
+    for seed in range(-(-KILLS // 10)):
         (tmp_path / str(seed)).mkdir()
-        materialize_kills(tmp_path / str(seed), 6, seed=seed)
+        materialize_kills(tmp_path / str(seed), min(10, KILLS - 10 * seed), seed=seed)
 
 
 def test_a_torn_record_at_the_end_was_never_acknowledged(tmp_path: Path) -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.lifecycle import candidate, loop, release
+from holdfast.lifecycle import candidate, loop, needs, release
 from holdfast.registry import versions
 from holdfast.workspace import Workspace
 
 from .project import NOW, holdfast, make, set_clock
-
-pytestmark = pytest.mark.xdist_group("cycle")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +46,7 @@ def test_a_prediction_is_traced_to_bytes_and_commit(live):
     with Workspace.open(live) as ws:
         service = ws.project().services["churn"]
         with release.fleet(ws, service.name, "production", arguments=("--replay",)) as about:
-            release._wait_loaded(about["address"])
+            release.wait_loaded(about["address"])
             body = {"rows": [{"customer_id": 7, "amount": 50.0}], "request_time": NOW}
             request = urllib.request.Request(
                 about["address"] + "/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -134,3 +132,12 @@ def test_why_tells_the_story_of_every_cycle(live):
     assert [m["action"] for m in first["rollout"]["history"]] == ["promote"]
     later = json.loads(holdfast(live, "why", cycles[1]["id"], "--json").stdout)
     assert later["cycle"]["status"] == "rejected" and later["rollout"] is None
+
+
+def test_data_gc_is_told_who_needs_a_version(live):
+    with Workspace.open(live) as ws:
+        admitted = ws.ledger.query(kind="dataset.admitted", subject="events", limit=1)[0].body["md5"]
+        who = [name for md5, name in needs.of_data(ws) if md5 == admitted]
+        run_id = versions.get(ws.ledger, "churn", 1).run_id
+    assert who[0] == "model churn@1, which serves churn (production)"
+    assert f"run {run_id}" in who and "the current version of events" in who

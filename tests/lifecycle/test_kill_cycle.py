@@ -22,7 +22,7 @@ from holdfast.workspace import Workspace
 
 from .project import make
 
-pytestmark = [pytest.mark.xdist_group("kill"), pytest.mark.timeout(3600)]
+pytestmark = pytest.mark.timeout(3600)
 
 ONCE = "from holdfast.cli.main import main; main(['loop', 'run', '--once'])"
 STEPS = ("data", "features", "fit", "register", "gate", "staging", "rollout")

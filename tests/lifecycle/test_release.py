@@ -16,6 +16,7 @@ from holdfast.lifecycle import release
 from holdfast.registry import package as packages
 from holdfast.registry import versions
 from holdfast.serving import journal
+from holdfast.validation.rules import digest_of
 from holdfast.workspace import Workspace
 
 T0 = 1_700_000_000_000_000
@@ -61,7 +62,7 @@ def version(ws: Workspace, *, verdict: str | None = "pass", smoke: str | None = 
             content=made.content,
             outcome=verdict,
             results=[],
-            rules="r",
+            rules=digest_of(SERVICE.gate.rules),
             evidence="e",
             at=T0,
         )
@@ -202,7 +203,13 @@ def test_no_door_to_production_without_verdict_and_smoke(ws, verdict, smoke):
 def test_a_verdict_for_other_bytes_does_not_count(ws):
     first, second = version(ws), version(ws, verdict=None)
     stolen = Verdict(
-        model="m", version=second.version, content=first.content, outcome="pass", results=[], rules="r", evidence="e"
+        model="m",
+        version=second.version,
+        content=first.content,
+        outcome="pass",
+        results=[],
+        rules=digest_of(SERVICE.gate.rules),
+        evidence="e",
     )
     with ws.ledger.transaction() as tx:
         import msgspec

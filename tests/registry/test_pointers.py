@@ -6,8 +6,8 @@ import pytest
 
 from holdfast.core.errors import BadInput, Conflict, NotApproved, NotFound
 from holdfast.core.ports import Ledger
-from holdfast.core.records import ModelVersion, RuleOutcome, Verdict
-from holdfast.registry import history, pointers, versions
+from holdfast.core.records import ModelVersion, RuleOutcome, Verdict, Waiver
+from holdfast.registry import approval, history, pointers, versions, waivers
 
 NAME = "fraud"
 
@@ -172,3 +172,77 @@ def test_live_at_an_instant(ledger: Ledger) -> None:
     assert history.live(ledger, NAME, at=15) == {"Production": [1], "@champion": [1]}
     assert history.live(ledger, NAME, at=25) == {"Archived": [1], "Production": [2], "@champion": [1]}
     assert history.live(ledger, NAME, at=35) == {"Production": [2]}
+
+
+def grant(ledger: Ledger, *, until: int, check: str = "accuracy") -> Waiver:
+    waiver = Waiver(check=check, by="ann", reason="known", until=until, at=1, model=NAME, version=1)
+    return waivers.grant(ledger, waiver, at=1)
+
+
+def waived(ledger: Ledger, version: ModelVersion) -> None:
+    results = [RuleOutcome(check="accuracy", outcome="fail", message="", waived_by="ann until then: known")]
+    verdict = Verdict(
+        model=NAME, version=version.version, content=version.content, outcome="pass", results=results, rules="r", evidence="e"
+    )  # fmt: skip
+    versions.attach_verdict(ledger, verdict, at=1, actor="gate")
+
+
+def test_a_verdict_that_leans_on_a_waiver_lasts_as_long_as_the_waiver(ledger: Ledger) -> None:
+    waived(ledger, make(ledger))
+    grant(ledger, until=10)
+    pointers.move_stage(ledger, NAME, 1, "Production", policy="enforce", at=9, actor="bob")
+    pointers.move_stage(ledger, NAME, 1, "Archived", policy="enforce", at=9, actor="bob")
+    with pytest.raises(NotApproved, match="waiver that is over"):
+        pointers.move_stage(ledger, NAME, 1, "Production", policy="enforce", at=10, actor="bob")
+
+
+def test_a_waiver_for_another_check_carries_nothing(ledger: Ledger) -> None:
+    waived(ledger, make(ledger))
+    grant(ledger, until=10, check="latency")
+    with pytest.raises(NotApproved, match="waiver"):
+        stage(ledger, 1, "Production")
+
+
+def test_a_verdict_by_other_rules_opens_no_door_but_the_way_back(ledger: Ledger) -> None:
+    for content in ("a", "b"):
+        judge(ledger, make(ledger, content))
+    now = approval.Terms("enforce", rules=frozenset(["r"]))
+    changed = approval.Terms("enforce", rules=frozenset(["stricter"]))
+    for version in (1, 2):
+        pointers.move_stage(ledger, NAME, version, "Production", policy=now, at=3, actor="bob")
+    pointers.move_stage(ledger, NAME, 1, "Archived", policy=changed, at=4, actor="bob")
+    with pytest.raises(NotApproved, match="other rules"):
+        pointers.move_stage(ledger, NAME, 1, "Production", policy=changed, at=4, actor="bob")
+    # It was approved by the rules of its time: the way back stays open.
+    assert pointers.rollback(ledger, NAME, policy=changed, at=5, actor="bob").version == 1
+
+
+def test_what_was_never_approved_is_no_way_back(ledger: Ledger) -> None:
+    for content in ("a", "b"):
+        make(ledger, content)
+        stage(ledger, len(versions.list(ledger, NAME)), "Production", policy="off")
+    judge(ledger, versions.get(ledger, NAME, 1))
+    with pytest.raises(NotApproved, match="other rules"):
+        pointers.rollback(ledger, NAME, policy=approval.Terms("enforce", rules=frozenset(["g"])), at=5, actor="bob")
+
+
+def test_a_decision_record_where_the_gate_asks_for_one(ledger: Ledger) -> None:
+    version = make(ledger)
+    judge(ledger, version)
+    asked = approval.Terms("enforce", decision_record=True)
+    with pytest.raises(NotApproved, match="decision record"):
+        pointers.move_stage(ledger, NAME, 1, "Production", policy=asked, at=3, actor="bob")
+    with ledger.transaction() as tx:
+        tx.put("decisions", versions.key(NAME, 1), {"record": "x", "content": version.content, "at": 3})
+    assert pointers.move_stage(ledger, NAME, 1, "Production", policy=asked, at=3, actor="bob").stage == "Production"
+
+
+def test_a_rename_carries_verdict_waivers_and_record(ledger: Ledger) -> None:
+    version = make(ledger)
+    waived(ledger, version)
+    grant(ledger, until=100)
+    with ledger.transaction() as tx:
+        tx.put("decisions", versions.key(NAME, 1), {"record": "x", "content": version.content, "at": 3})
+    pointers.rename(ledger, NAME, "other", policy="enforce", at=4, actor="bob")
+    asked = approval.Terms("enforce", frozenset(["r"]), decision_record=True)
+    assert pointers.move_stage(ledger, "other", 1, "Production", policy=asked, at=5, actor="bob").stage == "Production"

@@ -6,14 +6,16 @@ effect writes to the ledger in the transaction that records the outcome. Files a
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from holdfast.core.definitions import FeatureService, Model, Service, Source
+from holdfast.core.definitions import FeatureService, Model, Rule, Service, Source
 from holdfast.core.errors import BadData, BadDefinition, BadInput, NotFound
 from holdfast.core.identity import canonical, digest, duration_us, iso
 from holdfast.core.ports import Ledger, Progress
@@ -23,11 +25,13 @@ from holdfast.lifecycle.durable import Effect
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from holdfast.validation.served import Served
     from holdfast.workspace import Workspace
 
 TRAINING_SETS = "training_sets"
 GOLDEN_ROWS = 20
 VERIFY_ROWS = 2000
+ASKED_ROWS = 500
 # What reads a model back; serving refuses other feature releases of these where the format depends on them.
 MODEL_LIBRARIES = ("numpy", "scikit-learn", "skops", "onnxruntime", "xgboost", "lightgbm", "torch", "safetensors")
 
@@ -37,8 +41,9 @@ def quiet(done: int, total: int | None, what: str) -> None:
 
 
 def train(
-    ws: Workspace, model: Model, *, name: str, at: int, module: str | None = None, progress: Progress = quiet
-) -> Json:
+    ws: Workspace, model: Model, *, name: str, at: int, module: str | None = None, sample: float | None = None,
+    progress: Progress = quiet,
+) -> Json:  # fmt: skip
     """Data → features → fit → registered version in one go, outside a cycle; ``name`` names its job folder and run.
 
     The steps are recorded like a cycle's, so that a killed training is carried on by calling this again with its name.
@@ -49,14 +54,16 @@ def train(
     progress(0, 4, "data")
     data = steps.once("data", lambda: admit_data(ws, model, at=at))
     progress(1, 4, "features")
-    built = steps.once("features", lambda: build_training_set(ws, model, as_of=at, datasets=data["datasets"]))
+    built = steps.once(
+        "features", lambda: build_training_set(ws, model, as_of=at, datasets=data["datasets"], sample=sample)
+    )
     record = training_set(ws.ledger, built["digest"])
     progress(2, 4, f"fit on {record.rows:,} rows")
     fitted = steps.once("fit", lambda: fit(ws, model, cycle=name, record=record, at=at, module=module))
     progress(3, 4, "package")
+    source = f"train {name}" + ("" if sample is None else f", a sample of {sample:g}")
     registered = steps.once(
-        "register",
-        lambda: register(ws, model, cycle=name, record=record, fit_outcome=fitted, at=at, source=f"train {name}"),
+        "register", lambda: register(ws, model, cycle=name, record=record, fit_outcome=fitted, at=at, source=source)
     )
     progress(4, 4, "registered")
     return {
@@ -66,6 +73,7 @@ def train(
         "run_id": fitted["run_id"],
         "training_set": record.digest,
         "rows": record.rows,
+        "suspects": built.get("suspects", []),
         "threshold": fitted["fitted"]["threshold"],
         "candidates": fitted["fitted"]["candidates"],
     }
@@ -90,23 +98,14 @@ def admit_data(ws: Workspace, model: Model, *, at: int) -> tuple[Json, Effect | 
     Raises:
         BadData: a source has no good version at all.
     """
-    from holdfast.data import collect, quality
+    from holdfast.data import quality
+    from holdfast.lifecycle import ingest
 
     datasets: dict[str, str] = {}
     blocked: dict[str, str] = {}
     for name, source in sources_of(model).items():
         try:
-            if source.path is None:
-                collect.pull(ws.root, source)
-            version = quality.admit(
-                ws.root,
-                ws.ledger,
-                name,
-                ws.root / (source.path or f"data/{name}"),
-                at=at,
-                actor=ws.actor,
-                source=source,
-            )
+            version = ingest.bring(ws, source, at=at)
         except BadData as error:
             blocked[name] = error.message
             current = quality.current(ws.ledger, name)
@@ -179,10 +178,11 @@ def typed_requests(table: pa.Table, service: FeatureService) -> pa.Table:
     return table
 
 
-def build_training_set(
-    ws: Workspace, model: Model, *, as_of: int, datasets: dict[str, str], progress: Progress = quiet
-) -> tuple[Json, Effect | None]:
-    """Point-in-time features of every spine row known at ``as_of``, joined with its label, stored by content."""
+def _training_table(
+    ws: Workspace, model: Model, *, as_of: int, progress: Progress = quiet,
+    thin: Callable[[pa.Table], pa.Table] | None = None,
+) -> tuple[pa.Table, int]:  # fmt: skip
+    """(rows with their features and label, how many had no label yet); ``thin`` may leave out labelled rows."""
     from holdfast.features import point_in_time
     from holdfast.training import trainingset
 
@@ -206,6 +206,8 @@ def build_training_set(
             f"no row of {model.spine.name!r} has a label at {iso(as_of)}",
             hint="wait for labels, or check the label's key",
         )
+    if thin is not None:
+        spine = thin(spine)
     progress(1, 3, f"features of {spine.num_rows:,} rows")
     table = point_in_time.historical(
         ws.engine, model.features, spine, timestamp=str(model.spine.timestamp),
@@ -217,18 +219,51 @@ def build_training_set(
         *model.label.key, str(model.spine.timestamp), *([model.group] if model.group else []), *model.features.join_keys,
         *model.features.request, *model.features.columns(), trainingset.LABEL,
     ])  # fmt: skip
-    table = table.select(list(keep))
+    return table.select(list(keep)), unlabelled
+
+
+def sampled(
+    ws: Workspace, model: Model, *, as_of: int, share: float, least: int
+) -> tuple[TrainingSet, pa.Table]:  # fmt: skip
+    """A training set of a share of the labelled rows, evenly spaced in time and at least ``least``; kept nowhere."""
+
+    table, _ = _training_table(ws, model, as_of=as_of, thin=_thinner(share, least))
+    return _described(model, table, features={}, datasets={}, content=""), table
+
+
+def _thinner(share: float, least: int = 200) -> Callable[[pa.Table], pa.Table]:
+    """Keeps a share of the rows, evenly spaced, at least ``least`` or all."""
+
+    def thin(spine: pa.Table) -> pa.Table:
+        wanted = min(max(int(spine.num_rows * share), least), spine.num_rows)
+        return spine.take(np.linspace(0, spine.num_rows - 1, wanted).astype(np.int64))
+
+    return thin
+
+
+def _described(model: Model, table: pa.Table, **more: Any) -> TrainingSet:
+    from holdfast.training import trainingset
+
+    if model.spine is None or model.features is None:
+        raise BadDefinition(f"model {model.name!r} has no spine or no features")
+    columns = model.features.columns()
+    return trainingset.describe(model, table, timestamp=str(model.spine.timestamp), columns=columns, **more)
+
+
+def build_training_set(
+    ws: Workspace, model: Model, *, as_of: int, datasets: dict[str, str], sample: float | None = None,
+    progress: Progress = quiet,
+) -> tuple[Json, Effect | None]:  # fmt: skip
+    """Point-in-time features of every spine row known at ``as_of`` (or of a ``sample`` of them), joined with its label,
+    stored by content."""
+    from holdfast.training import trainingset
+
+    thin = None if sample is None else _thinner(sample)
+    table, unlabelled = _training_table(ws, model, as_of=as_of, progress=progress, thin=thin)
     content = ws.objects.put(trainingset.to_parquet(table))
-    versions = {v.name: v.version for v in (*model.features.views, *model.features.on_demand)}
-    record = trainingset.describe(
-        model,
-        table,
-        timestamp=str(model.spine.timestamp),
-        columns=model.features.columns(),
-        features=versions,
-        datasets=datasets,
-        content=content,
-    )
+    views = (*model.features.views, *model.features.on_demand) if model.features else ()
+    versions = {v.name: v.version for v in views}
+    record = _described(model, table, features=versions, datasets=datasets, content=content)
     progress(3, 3, f"{table.num_rows:,} rows")
 
     def effect(ledger: Ledger) -> None:
@@ -239,7 +274,23 @@ def build_training_set(
                 body={"digest": record.digest, "content": content, "rows": record.rows, "datasets": datasets, "features": versions},
             )  # fmt: skip
 
-    return {"digest": record.digest, "rows": record.rows, "unlabelled": unlabelled}, effect
+    outcome = {
+        "digest": record.digest,
+        "rows": record.rows,
+        "unlabelled": unlabelled,
+        "suspects": _suspects(model, table),
+    }
+    return outcome, effect
+
+
+def _suspects(model: Model, table: pa.Table) -> list[str]:
+    """Inputs that tell the label by themselves: said at training, judged by the gate's leakage rule."""
+    from holdfast.data import suspects
+    from holdfast.training import trainingset
+
+    inputs = set(model.features.columns()) if model.features else set()
+    others = [name for name in table.column_names if name not in inputs and name != trainingset.LABEL]
+    return [finding.message for finding in suspects.leakage(table, trainingset.LABEL, ignore=others)]
 
 
 def training_set(ledger: Ledger, name: str) -> TrainingSet:
@@ -253,14 +304,14 @@ def training_set(ledger: Ledger, name: str) -> TrainingSet:
 class Rows:
     """A training set cut for one model: matrices, labels, times and groups of each part."""
 
-    def __init__(self, ws: Workspace, model: Model, record: TrainingSet) -> None:
+    def __init__(self, ws: Workspace, model: Model, record: TrainingSet, table: pa.Table | None = None) -> None:
         import pyarrow.parquet as pq
 
         from holdfast.training import trainingset
 
         if model.spine is None:
             raise BadDefinition(f"model {model.name!r} has no spine")
-        self.table = pq.read_table(ws.objects.fetch(record.content))
+        self.table = pq.read_table(ws.objects.fetch(record.content)) if table is None else table
         self.columns = list(record.columns)
         self.X = trainingset.matrix(self.table, self.columns)
         self.y = np.asarray(self.table[trainingset.LABEL].to_numpy(), dtype=np.float64)
@@ -291,22 +342,27 @@ def fit(
     from holdfast.training import execute, fingerprint, runs
 
     rows = Rows(ws, model, record)
-    code, environment = fingerprint.code(ws.root), fingerprint.environment()
+    (code, patch), environment = fingerprint.snapshot(ws.root), fingerprint.environment()
     ws.objects.put(canonical(environment))
     run_id = run_name(cycle)
     if not _known_run(ws, run_id):
         runs.start(
             ws.runs, model=model.name, at=at, actor=ws.actor, name=f"{model.name} {iso(at)}", params={**model.params, "candidates": len(model.candidates)},
             training_set=record.digest, code=code, environment=environment, seed=model.seed,
-            command=["holdfast", "train", model.name], run_id=run_id,
+            command=["holdfast", "train", model.name, "--as-of", iso(at), *(["--definitions", module] if module else [])], run_id=run_id,
         )  # fmt: skip
+        # What `holdfast reproduce` needs beside the tags.
+        lock = canonical({**environment, "lock": fingerprint.lock()})
+        runs.log_file(ws.runs, ws.objects, run_id, runs.ENVIRONMENT_FILE, lock, at=at)
+        if patch:
+            runs.log_file(ws.runs, ws.objects, run_id, runs.PATCH_FILE, patch, at=at)
     rng = np.random.default_rng(model.seed)
     sample = rows.X[np.sort(rng.choice(len(rows.X), min(VERIFY_ROWS, len(rows.X)), replace=False))]
     job = ws.path("jobs", cycle, "fit")
     try:
         fitted = execute.fit(
             ws.launcher, job, root=ws.root, module=module or ws.settings.definitions, model=model,
-            train=execute.Data(*_named(rows, "train")), tune=execute.Data(*_named(rows, "tune")), sample=sample,
+            train=execute.Data(*named(rows, "train")), tune=execute.Data(*named(rows, "tune")), sample=sample,
         )  # fmt: skip
     except BadDefinition:
         runs.finish(ws.runs, run_id, status="FAILED", at=at)
@@ -319,6 +375,10 @@ def fit(
         name: {"sha256": ws.objects.put_file(job / "model" / name), "size": (job / "model" / name).stat().st_size}
         for name in fitted.files
     }
+    for path, file in files.items():
+        runs.log_object(
+            ws.runs, run_id, f"model/{path}", sha256=str(file["sha256"]), size=int(str(file["size"])), at=at
+        )
     shutil.rmtree(job / "model", ignore_errors=True)
     (job / "arrays.npz").unlink(missing_ok=True)
     outcome = {
@@ -346,7 +406,8 @@ def _known_run(ws: Workspace, run_id: str) -> bool:
     return True
 
 
-def _named(rows: Rows, which: str) -> tuple[Any, Any, list[str], Any]:
+def named(rows: Rows, which: str) -> tuple[Any, Any, list[str], Any]:
+    """(X, y, columns, times) of train | tune | test, as a training function is given them."""
     X, y, times = rows.part(which)  # noqa: N806
     return X, y, rows.columns, times
 
@@ -465,10 +526,10 @@ def measure(
 ) -> tuple[Json, Effect | None]:
     """Measure every rule of the gate on the held-out rows and decide; the verdict is attached to the version."""
     from holdfast import formats
-    from holdfast.lifecycle import decision, release
+    from holdfast.lifecycle import ablation, decision, layers, release
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
-    from holdfast.validation import curves, evidence, gate
+    from holdfast.validation import evidence, gate
 
     model = service.model
     registered = versions.get(ws.ledger, name, version)
@@ -477,20 +538,29 @@ def measure(
     rows = Rows(ws, model, record)
     X, y, times = rows.part("test")  # noqa: N806
     X_train, y_train, _ = rows.part("train")  # noqa: N806
-    groups = {model.group: rows.groups[rows.split.test]} if model.group and rows.groups is not None else {}
     champion, champion_scores, champion_threshold = champion_on(ws, service, rows, X)
+    vouched = _vouched(ws, manifest, folder)
+    predictor = formats.load(folder, manifest, trusted=vouched)
+    original = formats.load(folder, manifest, original=True, trusted=vouched) if manifest.original_file else None
     context = evidence.Context(
-        predictor=formats.load(folder, manifest), package=manifest, X=X, y=y, groups=groups, champion=champion, champion_scores=champion_scores,
-        champion_threshold=champion_threshold, X_train=X_train, y_train=y_train, times=times, folder=folder,
-        original=formats.load(folder, manifest, original=True) if manifest.original_file else None, url=None,
+        predictor=predictor, package=manifest, X=X, y=y, groups=groups_of(rows, service.gate.rules), champion=champion,
+        champion_scores=champion_scores, champion_threshold=champion_threshold, X_train=X_train, y_train=y_train, times=times,
+        folder=folder, original=original, trusted=vouched,
+        served=_served(ws, service.gate.rules, registered, manifest, rows),
+        layers={
+            **layers.of(ws, model, at=at),
+            "ablation": lambda rule: ablation.measure(
+                ws, model, rule, rows=rows, scores=context.scores, threshold=context.served_threshold
+            ),
+        },
     )  # fmt: skip
-    measured = [*evidence.measure(context, service.gate.rules), curves.describe(context)]
+    measured = [*evidence.measure(context, service.gate.rules), *evidence.always(context, service.gate.rules)]
     verdict = gate.decide(
         measured, service.gate.rules, model=name, version=version, content=registered.content, at=at,
         waivers=waivers.active(ws.ledger, name, version, at=at),
     )  # fmt: skip
     ws.objects.put(canonical([msgspec.to_builtins(e) for e in measured]))
-    why = decision.make(ws, model, registered, context, verdict, at=at)
+    why = decision.make(ws, model, registered, context, verdict, evidence=measured, at=at)
     why_digest = decision.put(ws, why)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -500,6 +570,32 @@ def measure(
 
     failed = release.named(verdict)
     return {"outcome": verdict.outcome, "failed": failed, "verdict": msgspec.to_builtins(verdict)}, effect
+
+
+def groups_of(rows: Rows, rules: Sequence[Rule]) -> dict[str, Any]:
+    """The columns rules group the held-out rows by: the model's group, and any other column of the training set."""
+    test = rows.split.test
+    found = {rows.group_name: rows.groups[test]} if rows.group_name and rows.groups is not None else {}
+    for rule in rules:
+        name = rule.options.get("group")
+        if name and name not in found and name in rows.table.column_names:
+            found[name] = np.asarray(rows.table[name].to_pylist(), dtype=object)[test]
+    return found
+
+
+def _served(
+    ws: Workspace, rules: Sequence[Rule], version: ModelVersion, manifest: Package, rows: Rows
+) -> Served | None:  # fmt: skip
+    """What a real server of the version answers, where a rule asks for it."""
+    from holdfast.lifecycle import probe
+
+    if not any(str(option).startswith("served") for rule in rules for option in rule.options):
+        return None
+    index = rows.split.test[
+        np.linspace(0, len(rows.split.test) - 1, min(ASKED_ROWS, len(rows.split.test))).astype(np.int64)
+    ]
+    requests = rows.table.select([f.name for f in manifest.request]).take(index.tolist()).to_pylist()
+    return probe.ask(ws, version, manifest, requests, [int(t) for t in rows.times[index]])
 
 
 def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int, progress: Progress = quiet) -> Verdict:
@@ -514,19 +610,25 @@ def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int, pr
         )
     record = training_set(ws.ledger, version.training_set)
     progress(0, 1, f"measure {version.name}@{version.version}")
+    job = f"check-{version.content[:16]}-{os.getpid()}"
     outcome, effect = measure(
-        ws,
-        service,
-        name=version.name,
-        version=version.version,
-        record=record,
-        cycle=f"check-{version.content[:16]}",
-        at=at,
-    )
+        ws, service, name=version.name, version=version.version, record=record, cycle=job, at=at
+    )  # fmt: skip
+    shutil.rmtree(ws.path("jobs", job), ignore_errors=True)
     if effect is not None:
         effect(ws.ledger)
     progress(1, 1, str(outcome["outcome"]))
     return msgspec.convert(outcome["verdict"], Verdict)
+
+
+def _vouched(ws: Workspace, manifest: Package, folder: Path) -> Callable[[str], bool]:
+    """Whether bytes of the package may run code: this store signed them, or a person trusts them."""
+    from holdfast.registry import package as packages
+    from holdfast.registry import waivers
+
+    return packages.vouched(
+        manifest, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value)
+    )
 
 
 def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[str, Any, float | None]:  # noqa: N803
@@ -548,6 +650,6 @@ def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[st
     if any(name not in rows.columns for name in names):
         return reference, None, None
     folder = packages.unpack(ws.objects, manifest, ws.path("packages", live.champion.content))
-    predictor = formats.load(folder, manifest)
+    predictor = formats.load(folder, manifest, trusted=_vouched(ws, manifest, folder))
     index = [rows.columns.index(name) for name in names]
     return reference, np.asarray(predictor.scores(X[:, index]), dtype=np.float64), manifest.threshold

@@ -6,6 +6,7 @@ production without one for exactly its content.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,18 +15,22 @@ from holdfast.core.definitions import Model
 from holdfast.core.errors import NotFound
 from holdfast.core.identity import canonical
 from holdfast.core.ports import Ledger
-from holdfast.core.records import Json, ModelVersion, Verdict
+from holdfast.core.records import Evidence, Json, ModelVersion, Verdict
+from holdfast.registry.versions import DECISIONS
 
 if TYPE_CHECKING:
     from holdfast.validation.evidence import Context
     from holdfast.workspace import Workspace
 
-DECISIONS = "decisions"
 FITS = "fits"
 
 
-def make(ws: Workspace, model: Model, version: ModelVersion, context: Context, verdict: Verdict, *, at: int) -> Json:
-    """The record as stored: candidates and what they scored, the threshold's cost curve, each input's importance."""
+def make(
+    ws: Workspace, model: Model, version: ModelVersion, context: Context, verdict: Verdict, *,
+    evidence: Sequence[Evidence] = (), at: int,
+) -> Json:  # fmt: skip
+    """The record as stored: candidates and what they scored, the threshold's cost curve, each input's importance, and,
+    where the gate asked for it, what the model is without each part (``ablation``)."""
     from holdfast.validation import importance
 
     fit = ws.ledger.get(FITS, version.run_id or "") or {}
@@ -51,8 +56,17 @@ def make(ws: Workspace, model: Model, version: ModelVersion, context: Context, v
             "metric": metric,
             "method": "drop when one input is shuffled among held-out rows, interval over shuffles",
             "importance": msgspec.to_builtins(features),
+            "ablation": _ablation(evidence),
         },
     }
+
+
+def _ablation(evidence: Sequence[Evidence]) -> list[Json]:
+    return [
+        {"feature": e.group, "drop": e.figure, "low": e.low, "high": e.high, "n": e.n, "check": e.check}
+        for e in evidence
+        if e.check.startswith("ablation(") and e.figure is not None
+    ]
 
 
 def store(ledger: Ledger, record: Json, digest: str, version: ModelVersion, *, at: int, actor: str) -> None:

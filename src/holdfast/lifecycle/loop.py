@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,18 +17,20 @@ import msgspec
 
 from holdfast.core import files
 from holdfast.core.definitions import Service
-from holdfast.core.errors import Conflict, HoldfastError, NotFound, UsersTurn
+from holdfast.core.errors import Conflict, Damaged, HoldfastError, NotFound, UsersTurn
 from holdfast.core.identity import duration_us, iso, new_id
 from holdfast.core.records import Cycle, Json, Report, RetrainOrder
-from holdfast.lifecycle import candidate, release
+from holdfast.lifecycle import abtest, candidate, release, scheduled
 from holdfast.lifecycle.durable import ORDER_SECONDS, Joined, Steps, holding
 
 if TYPE_CHECKING:
+    from holdfast.core.definitions import FeatureView
     from holdfast.core.ports import Ledger
     from holdfast.workspace import Workspace
 
 CYCLES = "cycles"
 LOOP = "loop"
+ABTEST_EVERY = duration_us("10m")
 ENDED = ("promoted", "rejected", "rolled back", "failed", "blocked")
 
 Tell = Callable[[str, str], None]
@@ -247,6 +249,7 @@ def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell =
     from holdfast.retraining import orders, policy
 
     release.project_files(ws, service.name)
+    release.follow_log(ws, service, at=now)
     done: Json = {"now": now, "service": service.name}
     carried = carry_on(ws, service, now=now, holder=holder, tell=tell)
     if carried is not None:
@@ -255,13 +258,23 @@ def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell =
             tell("cycle", f"{service.name}@{carried.version}: {carried.status}: {carried.reason}")
     else:
         release.advance(ws, service, now=now)
+    test = abtest.advance(ws, service, now=now, every=service.abtest.every if service.abtest else ABTEST_EVERY)  # type: ignore[arg-type]
+    testing = test is not None and test.status == "running"
+    if test is not None and test.ended == now:
+        tell("abtest", f"{service.name}: {test.reason}")
+    _seal(ws, service, now=now, tell=tell)
     reports = _monitor(ws, service, now=now, tell=tell)
     done["reports"] = [r.id for r in reports]
     live = release.current(ws.ledger, service.name, "production")
     history = cycles(ws.ledger, service.name)
     open_order = orders.unfinished(ws.ledger, service.name)
     rollout = release.rollout_of(ws.ledger, service.name)
-    if open_order is None and live is not None and not (rollout and rollout.status in ("running", "holding")):
+    if (
+        open_order is None
+        and live is not None
+        and not testing
+        and not (rollout and rollout.status in ("running", "holding"))
+    ):
         champion = live.champion.version if live.champion else None
         proposal = policy.propose(
             _recent(ws, service, now=now), history, service.retrain, now, last_version_metrics=_own_metrics(ws, service, champion),
@@ -288,6 +301,27 @@ def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell =
             if proposal.tick is not None:
                 orders.skip(ws.ledger, service.name, proposal.tick, reason=proposal.reason, at=now)
     return done
+
+
+def _seal(ws: Workspace, service: Service, *, now: int, tell: Tell) -> None:
+    """Put the digests of the prediction log's new parts into the chain; an altered part is somebody's incident."""
+    from holdfast.lifecycle import logbook
+    from holdfast.monitoring import alerts
+
+    try:
+        logbook.seal(ws, service.name, at=now)
+    except Damaged as error:
+        tell("log", error.message)
+        alerts.raise_thing(
+            ws.ledger,
+            service.name,
+            "log",
+            title=f"{service.name}: the prediction log was altered",
+            text=error.message,
+            at=now,
+        )
+    except OSError as error:
+        tell("log", f"not sealed now: {error}")
 
 
 def _monitor(ws: Workspace, service: Service, *, now: int, tell: Tell) -> list[Report]:
@@ -333,6 +367,26 @@ def _own_metrics(ws: Workspace, service: Service, version: int | None) -> dict[s
     }
 
 
+def materialize(
+    ws: Workspace, views: Mapping[str, FeatureView], *, now: int, holder: str, tell: Tell = silent, work: bool = True
+) -> list[Json]:
+    """What is due of the views' schedules (without ``work``: only whether it is late), and the messages about it."""
+    from holdfast.lifecycle import watch
+    from holdfast.monitoring import alerts, delivery
+
+    if not views:
+        return []
+    try:
+        done = scheduled.tick(ws, views, now=now, holder=holder, tell=tell) if work else []
+        scheduled.late(ws, views, now=now)
+        if any(m.service == scheduled.INCIDENTS for m in alerts.waiting(ws.ledger)):
+            delivery.deliver(ws.ledger, watch.addresses(ws), holder=holder, service=scheduled.INCIDENTS)
+    except HoldfastError as error:
+        tell("error", f"features at {iso(now)}: {error.message}")
+        return []
+    return done
+
+
 # --- the controller ---------------------------------------------------------------------------------------------------
 
 
@@ -340,15 +394,22 @@ def run(
     ws: Workspace,
     services: list[Service],
     *,
+    views: Mapping[str, FeatureView] | None = None,
     poll: float = 1.0,
     tell: Tell = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Hold the controller's lease and tick every service whenever business time has moved, until ``stop()``.
 
-    A second controller waits for the lease, so one may stand by. ``home/run/loop.json`` says how far it has come.
+    ``views`` are those with a schedule; they are materialized beside, in a thread (in a replay: in turn). A second
+    controller waits for the lease, so one may stand by. ``home/run/loop.json`` says how far it has come.
     """
     holder = f"{ws.actor}/{new_id()}"
+    scheduled_views = dict(views or {})
+    replayed = ws.settings.clock == "replay"
+    beside = None
+    if scheduled_views and not replayed:
+        beside = scheduled.beside(ws, scheduled_views, poll=poll, tell=tell, holder=holder, stop=stop)
     about = ws.path("run", "loop.json")
     last: int | None = None
     while not stop():
@@ -358,6 +419,7 @@ def run(
                 if last is not None and ws.settings.clock == "replay" and now == last:
                     time.sleep(0.004)
                     continue
+                materialize(ws, scheduled_views, now=now, holder=holder, tell=tell, work=replayed)
                 for service in services:
                     try:
                         tick(ws, service, now=now, holder=holder, tell=tell)
@@ -369,6 +431,8 @@ def run(
                     _wait(poll, stop)
         if not stop():
             time.sleep(0.2)
+    if beside is not None:
+        beside.join()  # it ends at its next chunk; the store must not be closed under it
 
 
 def _wait(seconds: float, stop: Callable[[], bool]) -> None:

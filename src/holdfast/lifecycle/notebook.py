@@ -58,14 +58,17 @@ def save(
     X: Any,  # noqa: N803  (the field's own name)
     columns: Sequence[str] | None = None,
     task: str | None = None,
+    pickled: bool = False,
 ) -> ModelVersion:
     """Package a fitted estimator and register it as the next version of ``name``. ``X`` (n, d) are rows like those it will
-    see: the saved form is verified on them and their ranges are kept.
+    see: the saved form is verified on them and their ranges are kept. ``pickled``: where no safe format holds the
+    estimator, keep a pickle, signed with this store's key; other stores will not load it.
 
     Raises:
         BadInput: ``X`` has no rows, or the columns do not fit it.
     """
     from holdfast import formats
+    from holdfast.lifecycle.candidate import MODEL_LIBRARIES
     from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.training import fingerprint, runs
@@ -89,20 +92,25 @@ def save(
         run_id=None,
     )
     with tempfile.TemporaryDirectory(dir=ws.path("jobs", ".").parent, prefix=f"save-{new_id()[-6:]}-") as folder:
-        saved = formats.save(estimator, Path(folder), sample=sample, task=task, columns=names)
+        saved = formats.save(estimator, Path(folder), sample=sample, task=task, columns=names, pickled=pickled)
         files = {
             f: FileRef(sha256=ws.objects.put_file(Path(folder) / f), size=(Path(folder) / f).stat().st_size)
             for f in saved.files
         }
+    if saved.format == "pickle":
+        signed = packages.signatures([files[saved.model_file].sha256], ws.secret("package"))
+        files[packages.SIGNATURES] = FileRef(sha256=ws.objects.put(signed), size=len(signed))
     inputs = []
     for i, column in enumerate(names):
         seen = sample[:, i][~np.isnan(sample[:, i])]
         low, high = (float(seen.min()), float(seen.max())) if len(seen) else (None, None)
         inputs.append(FieldSpec(name=column, dtype="float64", low=low, high=high))
+    made_in = {"digest": environment["digest"], "python": environment["python"],
+               "packages": {k: v for k, v in environment["packages"].items() if k in MODEL_LIBRARIES}}  # fmt: skip
     manifest = Package(
         name=name, format=saved.format, task=task, model_file=saved.model_file, files=files, inputs=inputs, request=inputs,  # type: ignore[arg-type]
         outputs=[FieldSpec(name="score", dtype="float64", nullable=False)], classes=list(saved.classes or []),
-        original_file=saved.original_file, environment={"digest": environment["digest"]}, equivalence=saved.equivalence, run_id=run.run_id,
+        original_file=saved.original_file, environment=made_in, equivalence=saved.equivalence, run_id=run.run_id,
     )  # fmt: skip
     content = packages.store(ws.objects, manifest)
     runs.finish(ws.runs, run.run_id, status="FINISHED", at=at)
@@ -119,12 +127,15 @@ def load(ws: Workspace, reference: str) -> LoadedModel:
     """
     from holdfast import formats
     from holdfast.registry import package as packages
-    from holdfast.registry import versions
+    from holdfast.registry import versions, waivers
 
     version = versions.resolve(ws.ledger, reference)
     manifest = packages.load(ws.objects, version.content)
     folder = packages.unpack(ws.objects, manifest, ws.path("packages", version.content))
-    return LoadedModel(version, manifest, formats.load(folder, manifest))
+    vouched = packages.vouched(
+        manifest, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value)
+    )
+    return LoadedModel(version, manifest, formats.load(folder, manifest, trusted=vouched))
 
 
 def _names(rows: Any) -> list[str]:

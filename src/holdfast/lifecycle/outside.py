@@ -48,7 +48,7 @@ def check_file(
     from holdfast import formats
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
-    from holdfast.validation import curves, evidence
+    from holdfast.validation import evidence
     from holdfast.validation.gate import decide
 
     if not gate.rules:
@@ -61,25 +61,28 @@ def check_file(
     for name in (label, *groups):
         if name not in table.column_names:
             raise NotFound.among(f"column of {data.name}", name, table.column_names)
-    manifest = _manifest(
-        ws, version, [c for c in table.column_names if c != label and c not in groups], task, threshold
-    )
-    columns = [f.name for f in manifest.inputs]
+    others = [c for c in table.column_names if c != label and c not in groups]
+    package = manifest(ws, version, columns=others, task=task, threshold=threshold)
+    columns = [f.name for f in package.inputs]
     lacking = [c for c in columns if c not in table.column_names]
     if lacking:
         raise NotFound.among(f"column of {data.name}", lacking[0], table.column_names)
-    folder = packages.unpack(ws.objects, manifest, ws.path("packages", version.content))
-    predictor = formats.load(folder, manifest, trusted=lambda sha256: waivers.trusted(ws.ledger, sha256))
+    folder = packages.unpack(ws.objects, package, ws.path("packages", version.content))
+    vouched = packages.vouched(
+        package, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value)
+    )
+    predictor = formats.load(folder, package, trusted=vouched)
     context = evidence.Context(
         predictor=predictor,
-        package=manifest,
+        package=package,
         X=np.column_stack([_numbers(table, c, data) for c in columns]),
         y=_labels(table, label, data),
         groups={g: np.asarray(table[g].to_pylist(), dtype=object) for g in groups},
         folder=folder,
-        threshold=manifest.threshold,
+        threshold=package.threshold,
+        trusted=vouched,
     )
-    measured = [*evidence.measure(context, gate.rules), curves.describe(context)]
+    measured = [*evidence.measure(context, gate.rules), *evidence.always(context, gate.rules)]
     verdict = decide(
         measured,
         gate.rules,
@@ -117,14 +120,18 @@ def rules_from_text(texts: Sequence[str]) -> Gate:
     return Gate(*rules)
 
 
-def _manifest(ws: Workspace, version: ModelVersion, columns: list[str], task: Task, threshold: float | None) -> Package:
-    from holdfast.registry import foreign
+def manifest(
+    ws: Workspace, version: ModelVersion, *, columns: Sequence[str], task: Task, threshold: float | None = None
+) -> Package:  # fmt: skip
+    """The package of a version; for one that came without, what is known of it, its inputs being ``columns`` where its
+    signature names none."""
+    from holdfast.registry import foreign, waivers
     from holdfast.registry import package as packages
 
     try:
         return packages.load(ws.objects, version.content)
     except BadInput:
-        named = foreign.input_names(ws.objects, version.content) or columns
+        named = foreign.input_names(ws.objects, version.content) or list(columns)
     return foreign.as_package(
         ws.objects,
         version.content,
@@ -134,6 +141,7 @@ def _manifest(ws: Workspace, version: ModelVersion, columns: list[str], task: Ta
         threshold=threshold if threshold is not None or task != "binary" else 0.5,
         classes=[0, 1] if task == "binary" else (),
         run_id=version.run_id,
+        trusted=lambda value: waivers.trusted(ws.ledger, value),
     )
 
 

@@ -16,26 +16,31 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from holdfast.core.definitions import Project, Service
+from holdfast.core.definitions import Service
 from holdfast.core.errors import Conflict, NotApproved, NotFound, Unavailable
 from holdfast.core.identity import duration_text, iso, new_id
 from holdfast.core.ports import Ledger, LedgerTransaction
-from holdfast.core.records import Arm, Evidence, Json, ModelVersion, Release, Rollout, Verdict
+from holdfast.core.records import ABTest, Arm, Evidence, Json, ModelVersion, Release, Rollout, Verdict
+from holdfast.lifecycle import approval
+from holdfast.lifecycle.approval import SMOKES
+from holdfast.lifecycle.durable import Joined
+from holdfast.registry.approval import Terms
 
 if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 RELEASES = "releases"
 ROLLOUTS = "rollouts"
-SMOKES = "smokes"
 LIVE_FEATURES = "live_features"
+ABTESTS = "abtests"
 START_SECONDS = 60.0
 
 
@@ -61,14 +66,96 @@ def history(ledger: Ledger, service: str, environment: str = "production") -> li
     return [r for r in releases if r.environment == environment]
 
 
-def _publish(tx: LedgerTransaction, change: Release, *, at: int, actor: str) -> Release:
-    """Record a release under the next sequence, in the caller's transaction."""
+def _publish(
+    tx: LedgerTransaction, change: Release, *, under: Terms, models: Iterable[str], at: int, actor: str
+) -> Release:
+    """Record a release under the next sequence, in the caller's transaction: the one function traffic is moved by.
+
+    Raises:
+        NotApproved: an arm enters production, or grows there, without what ``under`` asks for at this moment.
+    """
     key = f"{change.service}/{change.environment}"
     known = tx.get(RELEASES, key)
+    entering = approval.entering(msgspec.convert(known, Release) if known else None, change)
+    approved = approval.require(tx, entering, under, service=change.service, models=models, at=at)
     release = msgspec.structs.replace(change, sequence=(known["sequence"] + 1 if known else 1), at=at, signature="")
     tx.put(RELEASES, key, msgspec.to_builtins(release))
-    tx.append("release", subject=release.service, at=at, actor=actor, body={"release": msgspec.to_builtins(release)})
+    body = {"release": msgspec.to_builtins(release), "policy": under.policy, "approved": approved}
+    tx.append("release", subject=release.service, at=at, actor=actor, body=body)
     return release
+
+
+def publish(tx: LedgerTransaction, change: Release, *, service: Service, under: Terms, at: int, actor: str) -> Release:
+    """``_publish`` with what the service's prediction log is declared to keep. ``under`` are the service's terms
+    (``approval.terms_of``), read before the transaction begins: they come from the project, not from the ledger."""
+    change = msgspec.structs.replace(change, log=service.prediction_log.policy)
+    return _publish(
+        tx, change, under=under, models=dict.fromkeys([service.model.name, change.model]), at=at, actor=actor
+    )
+
+
+def follow_log(ws: Workspace, service: Service, *, at: int) -> bool:
+    """Tell the replicas when the declared prediction log differs from the one in force; True when it did."""
+    moved = False
+    for environment in ("production", "staging"):
+        live = current(ws.ledger, service.name, environment)
+        if live is None or live.champion is None or live.log == service.prediction_log.policy:
+            continue
+        with ws.ledger.transaction() as tx:
+            row = tx.get(RELEASES, f"{service.name}/{environment}")
+            now = msgspec.convert(row, Release)
+            publish(
+                tx,
+                msgspec.structs.replace(now, reason="what the prediction log keeps was declared anew"),
+                service=service,
+                under=approval.terms_of(ws, service),
+                at=at,
+                actor=ws.actor,
+            )
+        moved = True
+    if moved:
+        project_files(ws, service.name)
+    return moved
+
+
+def key_is_hidden(ws: Workspace, release: Release) -> bool:
+    """Whether the log of this release has hashed routing keys."""
+    if not release.log or release.champion is None:
+        return False
+    from holdfast.registry import package as packages
+    from holdfast.serving import model
+
+    if release.log.get("key") == "hash":
+        return True
+    keys = model.entity_keys(packages.load(ws.objects, release.champion.content))
+    return any(k in release.log.get("redact", {}) for k in keys)
+
+
+def require_no_other(tx: LedgerTransaction, service: str) -> None:
+    """Raises:
+    Conflict: a rollout or an A/B test of the service is under way."""
+    known = tx.get(ROLLOUTS, service)
+    if known is not None and known.get("status", "running") in ("running", "holding"):
+        raise Conflict(
+            f"{known['model']}@{known['version']} is being rolled out on {service!r}",
+            hint=f"wait for it, or `holdfast release abort {service}`",
+        )
+    test = tx.get(ABTESTS, service)
+    if test is not None and test.get("status", "running") == "running":
+        raise Conflict(
+            f"{test['model']}@{test['version']} is in an A/B test on {service!r}",
+            hint=f"wait for it, or `holdfast release abtest stop {service}`",
+        )
+
+
+def note_live_features(
+    ws: Workspace, tx: LedgerTransaction, service: str, model: str, version: int, content: str
+) -> None:
+    """Keep which features the new champion of a service uses."""
+    from holdfast.registry import package as packages
+
+    manifest = packages.load(ws.objects, content)
+    tx.put(LIVE_FEATURES, service, {"model": f"{model}@{version}", "features": manifest.features})
 
 
 def project_files(ws: Workspace, service: str) -> None:
@@ -90,42 +177,26 @@ def project_files(ws: Workspace, service: str) -> None:
 
 
 def policy_of(ws: Workspace, service: Service) -> str:
-    """off | warn | enforce for this service's model."""
-    from holdfast.registry import pointers
-
-    return pointers.policy_for(Project([service]), service.model.name, ws.settings.gate.policy)
+    """off | warn | enforce for this service's traffic."""
+    return approval.terms_of(ws, service).policy
 
 
-def missing_for_production(ws: Workspace, service: Service, version: ModelVersion) -> list[str]:
-    """What a version still lacks before it may answer production traffic; empty when nothing."""
-    from holdfast.lifecycle import decision
-    from holdfast.registry import versions
-
-    missing = []
-    verdict: Verdict | None = versions.verdict(ws.ledger, version.name, version.version)
-    reference = f"{version.name}@{version.version}"
-    if verdict is None or verdict.content != version.content:
-        missing.append(f"a verdict of the gate: run `holdfast check {reference}`")
-    elif verdict.outcome != "pass":
-        failed = "; ".join(named(verdict))
-        missing.append(f"a passing verdict: the gate said {verdict.outcome!r} ({failed})")
-    if service.gate.decision_record and not decision.has(ws.ledger, version):
-        missing.append(f"a decision record: `holdfast check {reference}` makes one")
-    smoke = ws.ledger.get(SMOKES, f"{service.name}/{version.content}")
-    if smoke is None or smoke.get("outcome") != "pass":
-        missing.append(f"a staging release that passed smoke: run `holdfast deploy {reference} --to staging`")
-    return missing
+def missing_for_production(ws: Workspace, service: Service, version: ModelVersion, *, at: int) -> list[str]:
+    """What a version still lacks at ``at`` before it may answer production traffic; empty when nothing."""
+    if version.name != service.model.name:
+        return [f"to be a version of {service.model.name!r}, which {service.name!r} serves"]
+    return approval.missing(ws.ledger, version, approval.terms_of(ws, service), service=service.name, at=at)
 
 
-def require_production(ws: Workspace, service: Service, version: ModelVersion) -> None:
-    """Raises:
-    NotApproved: policy is enforce and something is missing; the message names all of it."""
-    missing = missing_for_production(ws, service, version)
+def require_production(ws: Workspace, service: Service, version: ModelVersion, *, at: int) -> None:
+    """Refuse early, before anything is built on a version that could not go live; ``publish`` asks again when it does.
+
+    Raises:
+        NotApproved: policy is enforce and something is missing; the message names all of it.
+    """
+    missing = missing_for_production(ws, service, version, at=at)
     if missing and policy_of(ws, service) == "enforce":
-        raise NotApproved(
-            f"{version.name}@{version.version} may not answer production traffic: it lacks {missing[0]}",
-            hint="; ".join(missing),
-        )
+        raise approval.refusal(version, missing)
 
 
 # --- staging and smoke ------------------------------------------------------------------------------------------------
@@ -133,11 +204,12 @@ def require_production(ws: Workspace, service: Service, version: ModelVersion) -
 
 def stage(ws: Workspace, service: Service, version: ModelVersion, *, at: int, reason: str = "") -> Release:
     """Make ``version`` the staging release of a service."""
+    under = approval.terms_of(ws, service)
     with ws.ledger.transaction() as tx:
-        release = _publish(
+        release = publish(
             tx, Release(service=service.name, model=version.name, environment="staging", sequence=0,
                         champion=Arm(version=version.version, content=version.content, weight=100.0), salt=service.name, reason=reason),
-            at=at, actor=ws.actor,
+            service=service, under=under, at=at, actor=ws.actor,
         )  # fmt: skip
     project_files(ws, service.name)
     return release
@@ -205,7 +277,7 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     else:
         golden = json.loads(ws.objects.get(manifest.files[manifest.golden_file].sha256))["rows"]
         with fleet(ws, service.name, "staging", arguments=("--replay",)) as about:
-            _wait_loaded(about["address"])
+            wait_loaded(about["address"])
             for row in golden:
                 status, answer = _post(
                     about["address"] + "/predict", {"rows": [row["request"]], "request_time": row["request_time"]}
@@ -237,7 +309,7 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     return evidence
 
 
-def _wait_loaded(address: str) -> None:
+def wait_loaded(address: str) -> None:
     """Return when the server says it is ready, or after START_SECONDS: its answers then say what is wrong."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -272,7 +344,7 @@ def begin(ws: Workspace, service: Service, version: ModelVersion, *, at: int, cy
     """
     from holdfast.serving import steps
 
-    require_production(ws, service, version)
+    require_production(ws, service, version, at=at)
     plan = steps.plan(service.rollout)
     live = current(ws.ledger, service.name, "production")
     if live is None or live.champion is None:
@@ -287,11 +359,7 @@ def begin(ws: Workspace, service: Service, version: ModelVersion, *, at: int, cy
             before = msgspec.convert(known, Rollout)
             if before.id == rollout.id:
                 return before
-            if before.status in ("running", "holding"):
-                raise Conflict(
-                    f"{before.model}@{before.version} is being rolled out on {service.name!r}",
-                    hint=f"wait for it, or `holdfast release abort {service.name}`",
-                )
+        require_no_other(tx, service.name)
         tx.put(ROLLOUTS, service.name, msgspec.to_builtins(rollout))
         tx.append(
             "rollout.begun",
@@ -311,14 +379,32 @@ def advance(ws: Workspace, service: Service, *, now: int) -> Rollout | None:
     if rollout is None or rollout.status not in ("running", "holding"):
         return rollout
     while True:
+        before = rollout
+        # What it began with may have been taken back since: a verdict, a waiver's time, the version itself.
+        lacking = _lacking(ws, service, rollout, now=now)
+        if lacking:
+            return _apply(ws, service, rollout, steps.Move("abort", 0.0, rollout.step, lacking), [], now=now)
         outcome, why = judge(ws, service, rollout, now=now)
         move = steps.next(rollout, outcome, now)  # type: ignore[arg-type]
-        before = rollout
-        rollout = _apply(ws, service, rollout, move, why, now=now)
+        try:
+            rollout = _apply(ws, service, rollout, move, why, now=now)
+        except NotApproved as error:  # taken back between the question above and the move
+            return _apply(ws, service, before, steps.Move("abort", 0.0, before.step, error.message), [], now=now)
         if move.action != "advance" or rollout.step == before.step:
             return rollout
         if rollout.plan[rollout.step]["step"] in ("canary", "shadow"):
             return rollout
+
+
+def _lacking(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> str:
+    """What keeps a running rollout's version from production traffic under enforce, in words; empty when nothing. Smoke
+    is a step of the rollout itself and judged there."""
+    under = approval.terms_of(ws, service)
+    version = ModelVersion(name=rollout.model, version=rollout.version, content=rollout.content, run_id=None)
+    lacking = approval.missing(ws.ledger, version, under, service=service.name, at=now) if under.enforced else []
+    if not lacking or rollout.plan[rollout.step]["step"] == "smoke":
+        return ""
+    return f"{version.name}@{version.version} lost its approval: {lacking[0]}"
 
 
 def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tuple[str | None, list[str]]:
@@ -372,8 +458,6 @@ def _side(predictions: Any, arm: str, version: int | None) -> Any:
 
 def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: list[str], *, now: int) -> Rollout:
     """Carry a move out: the rollout's state and the release change in one transaction, then the files follow."""
-    from holdfast.registry import package as packages
-
     status = {
         "promote": "promoted",
         "rollback": "rolled back",
@@ -390,6 +474,7 @@ def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: li
         history=[*rollout.history, event],
     )  # fmt: skip
     arm = Arm(version=rollout.version, content=rollout.content, weight=move.weight)
+    under, of_model = approval.terms_of(ws, service), approval.terms_of_model(ws, rollout.model, service)
     with ws.ledger.transaction() as tx:
         row = tx.get(RELEASES, f"{service.name}/production")
         live = msgspec.convert(row, Release) if row else None
@@ -403,30 +488,48 @@ def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: li
         )
         base = msgspec.structs.replace(base, reason=reason, salt=rollout.id, shadow=None)
         if move.action == "promote":
-            _publish(
+            publish(
                 tx,
                 msgspec.structs.replace(
                     base, model=rollout.model, champion=msgspec.structs.replace(arm, weight=100.0), challenger=None
                 ),
+                service=service,
+                under=under,
                 at=now,
                 actor=ws.actor,
             )
+            note_live_features(ws, tx, service.name, rollout.model, rollout.version, rollout.content)
+            approve_champion(ws, tx, rollout, under=of_model, at=now)
         elif move.action in ("rollback", "abort"):
             if live is not None:
-                _publish(tx, msgspec.structs.replace(base, challenger=None), at=now, actor=ws.actor)
+                publish(
+                    tx,
+                    msgspec.structs.replace(base, challenger=None),
+                    service=service,
+                    under=under,
+                    at=now,
+                    actor=ws.actor,
+                )
         elif move.action == "advance":
             kind = rollout.plan[move.step]["step"]
             if kind == "shadow":
-                _publish(tx, msgspec.structs.replace(base, shadow=arm, challenger=None), at=now, actor=ws.actor)
+                publish(
+                    tx,
+                    msgspec.structs.replace(base, shadow=arm, challenger=None),
+                    service=service,
+                    under=under,
+                    at=now,
+                    actor=ws.actor,
+                )
             elif kind == "canary":
-                _publish(tx, msgspec.structs.replace(base, challenger=arm), at=now, actor=ws.actor)
-        if move.action == "promote":
-            manifest = packages.load(ws.objects, rollout.content)
-            tx.put(
-                LIVE_FEATURES,
-                service.name,
-                {"model": f"{rollout.model}@{rollout.version}", "features": manifest.features},
-            )
+                publish(
+                    tx,
+                    msgspec.structs.replace(base, challenger=arm),
+                    service=service,
+                    under=under,
+                    at=now,
+                    actor=ws.actor,
+                )
         tx.put(ROLLOUTS, service.name, msgspec.to_builtins(after))
         tx.append(
             "rollout.moved",
@@ -436,35 +539,38 @@ def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: li
             actor=ws.actor,
         )
     project_files(ws, service.name)
-    if move.action == "promote":
-        approve_champion(ws, service, rollout, at=now)
     return after
 
 
-def approve_champion(ws: Workspace, service: Service, rollout: Rollout, *, at: int) -> None:
-    """Move stage Production and alias champion to the version that now answers; archive the one before."""
+def approve_champion(ws: Workspace, tx: LedgerTransaction, rollout: Rollout | ABTest, *, under: Terms, at: int) -> None:
+    """Move stage Production and alias champion to the version that now answers, in the transaction that lets it answer;
+    archive the one before. ``under`` are the model's terms (``approval.terms_of_model``).
+
+    Raises:
+        NotApproved: another service of this model asks for more than this one.
+    """
     from holdfast.registry import pointers
 
-    policy = policy_of(ws, service)
+    ledger = cast(Ledger, Joined(tx))
     pointers.move_stage(
-        ws.ledger,
+        ledger,
         rollout.model,
         rollout.version,
         "Production",
-        policy=policy,
+        policy=under,
         at=at,
         actor=ws.actor,
-        reason=f"rollout {rollout.id}",
+        reason=f"{'rollout' if isinstance(rollout, Rollout) else 'A/B test'} {rollout.id}",
     )
     pointers.move_alias(
-        ws.ledger,
+        ledger,
         rollout.model,
         "champion",
         rollout.version,
-        policy=policy,
+        policy=under,
         at=at,
         actor=ws.actor,
-        reason=f"rollout {rollout.id}",
+        reason=f"{'rollout' if isinstance(rollout, Rollout) else 'A/B test'} {rollout.id}",
     )
 
 
@@ -481,7 +587,7 @@ def end(ws: Workspace, service: Service, action: str, *, at: int, reason: str) -
     if rollout is None or rollout.status not in ("running", "holding"):
         raise NotFound(f"no rollout of {service.name!r} is under way", hint="`holdfast deploy NAME@VERSION` starts one")
     if action == "promote":
-        require_production(ws, service, versions.get(ws.ledger, rollout.model, rollout.version))
+        require_production(ws, service, versions.get(ws.ledger, rollout.model, rollout.version), at=at)
         return _apply(ws, service, rollout, Move("promote", 100.0, len(rollout.plan) - 1, reason), [], now=at)
     return _apply(ws, service, rollout, Move("abort", 0.0, rollout.step, reason), [], now=at)
 
@@ -490,36 +596,31 @@ def end(ws: Workspace, service: Service, action: str, *, at: int, reason: str) -
 
 
 def rollback(ws: Workspace, service: str, *, at: int, reason: str) -> Release:
-    """Give traffic back at once: end a running rollout, else return to the champion before.
+    """Give traffic back at once: end a running rollout, else return to the newest champion before that is still approved.
+    Its verdict may be by the rules of its own time: a way back must not wait for a gate that was changed since.
 
     Raises:
         NotFound: nothing is live, or there is nothing to go back to.
+        NotApproved: no champion before has what the gate asks for, and the policy is enforce.
     """
     live = current(ws.ledger, service, "production")
-    if live is None or live.champion is None:
-        raise NotFound(f"service {service!r} has no production release", hint="deploy a version first")
-    rollout = rollout_of(ws.ledger, service)
+    under = approval.terms_of_service(ws, service, live.model if live else "")
     with ws.ledger.transaction() as tx:
+        row = tx.get(RELEASES, f"{service}/production")
+        live = msgspec.convert(row, Release) if row else None
+        if live is None or live.champion is None:
+            raise NotFound(f"service {service!r} has no production release", hint="deploy a version first")
+        known = tx.get(ROLLOUTS, service)
+        rollout = msgspec.convert(known, Rollout) if known else None
+        way_back = under
         if live.challenger is not None or live.shadow is not None:
             target = msgspec.structs.replace(live, challenger=None, shadow=None, reason=reason)
         else:
-            earlier = [
-                r for r in history(ws.ledger, service) if r.champion and r.champion.content != live.champion.content
-            ]
-            if not earlier:
-                raise NotFound(
-                    f"service {service!r} has had no other champion than {live.model}@{live.champion.version}",
-                    hint="deploy another version",
-                )
+            earlier, way_back = _champion_before(ws, tx, live, under, at=at)
             target = msgspec.structs.replace(
-                live,
-                model=earlier[-1].model,
-                champion=earlier[-1].champion,
-                challenger=None,
-                shadow=None,
-                reason=reason,
+                live, model=earlier.model, champion=earlier.champion, challenger=None, shadow=None, reason=reason
             )
-        release = _publish(tx, target, at=at, actor=ws.actor)
+        release = _publish(tx, target, under=way_back, models=[target.model], at=at, actor=ws.actor)
         if rollout is not None and rollout.status in ("running", "holding"):
             ended = msgspec.structs.replace(
                 rollout,
@@ -531,6 +632,11 @@ def rollback(ws: Workspace, service: str, *, at: int, reason: str) -> Release:
                 ],
             )
             tx.put(ROLLOUTS, service, msgspec.to_builtins(ended))
+        test = tx.get(ABTESTS, service)
+        if test is not None and test["status"] == "running":
+            stopped = {**test, "status": "stopped", "reason": f"rollback: {reason}", "ended": at}
+            tx.put(ABTESTS, service, stopped)
+            tx.append("abtest.ended", subject=service, body=stopped, at=at, actor=ws.actor)
         tx.append(
             "rollback",
             subject=service,
@@ -542,24 +648,60 @@ def rollback(ws: Workspace, service: str, *, at: int, reason: str) -> Release:
     return release
 
 
+def _champion_before(
+    ws: Workspace, tx: LedgerTransaction, live: Release, under: Terms, *, at: int
+) -> tuple[Release, Terms]:
+    """The newest release with another champion that may answer again, and the terms it does so under."""
+    refused: list[NotApproved] = []
+    champion = live.champion.content if live.champion else ""
+    for entry in ws.ledger.query(kind="release", subject=live.service, limit=100_000, newest_first=True):
+        earlier = msgspec.convert(entry.body["release"], Release)
+        arm = earlier.champion
+        if earlier.environment != "production" or arm is None or arm.content == champion:
+            continue
+        then = replace(under, rules=None, decision_record=False) if entry.body.get("approved") else under
+        try:
+            approval.require(tx, [("champion", arm)], then, service=live.service, models=[earlier.model], at=at)
+        except NotApproved as error:
+            refused.append(error)
+            continue
+        return earlier, then
+    if refused:
+        raise refused[0]
+    raise NotFound(
+        f"service {live.service!r} has had no other champion than {live.model}@{live.champion.version if live.champion else ''}",
+        hint="deploy another version",
+    )
+
+
 def set_weight(ws: Workspace, service: Service, weight: float, *, at: int, reason: str) -> Release:
     """Move the running challenger to another weight (percent).
 
     Raises:
         NotFound: there is no challenger. NotApproved: it may not answer production traffic.
     """
-    from holdfast.registry import versions
-
     live = current(ws.ledger, service.name, "production")
     if live is None or live.challenger is None:
         raise NotFound(f"service {service.name!r} has no challenger", hint="deploy a version first")
-    require_production(ws, service, versions.get(ws.ledger, live.model, live.challenger.version))
+    under = approval.terms_of(ws, service)
     with ws.ledger.transaction() as tx:
-        release = _publish(
+        row = tx.get(RELEASES, f"{service.name}/production")
+        live = msgspec.convert(row, Release) if row else live
+        if live.challenger is None:
+            raise Conflict("the challenger left meanwhile", hint=f"see `holdfast release status {service.name}`")
+        test = tx.get(ABTESTS, service.name)
+        if test is not None and test["status"] == "running":
+            raise Conflict(
+                "an A/B test is running: another weight would assign keys anew",
+                hint=f"end it first: holdfast release abtest stop {service.name}",
+            )
+        release = publish(
             tx,
             msgspec.structs.replace(
                 live, challenger=msgspec.structs.replace(live.challenger, weight=weight), reason=reason
             ),
+            service=service,
+            under=under,
             at=at,
             actor=ws.actor,
         )

@@ -29,6 +29,7 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     Raises:
         NotFound: the project has no such service, or nothing of it answers.
     """
+    from holdfast.lifecycle import served
     from holdfast.monitoring import alerts, report, watch
     from holdfast.registry import versions
     from holdfast.serving import journal
@@ -49,6 +50,7 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     profile = None
     if package.reference_file is not None:
         profile = workspace.objects.get(package.files[package.reference_file].sha256)
+        service = _without(service, profile, set(release.log.get("redact", {})))
     own: dict[str, float] = {}
     version = versions.get(workspace.ledger, release.model, release.champion.version)
     if version.run_id is not None:
@@ -75,6 +77,10 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     for each in reports:
         report.store(workspace.ledger, each)
         alerts.raise_for(workspace.ledger, each)
+    reports += served.watch(
+        workspace, services[service_name], package, predictions, version=release.champion.version, now=now,
+        redacted=set(release.log.get("redact", {})),
+    )  # fmt: skip
     if deliver:
         send(workspace, service_name)
     return reports
@@ -219,3 +225,17 @@ def send(workspace: Workspace, service_name: str) -> tuple[int, int]:
     from holdfast.monitoring import delivery
 
     return delivery.deliver(workspace.ledger, addresses(workspace, service_name), holder=new_id(), service=service_name)
+
+
+def _without(service: Service, profile: bytes, redacted: set[str]) -> Service:
+    """The service with drift watched on what the prediction log keeps: a redacted column is no drift."""
+    if not redacted or service.monitor.drift is None:
+        return service
+    from dataclasses import replace
+
+    from holdfast.monitoring import reference
+
+    known = reference.load(profile)
+    wanted = service.monitor.drift.columns or [*known.numeric, *known.categorical]
+    kept = replace(service.monitor.drift, columns=[c for c in wanted if c not in redacted])
+    return replace(service, monitor=replace(service.monitor, drift=kept))

@@ -6,7 +6,7 @@ written under the same artifact path is another content and is never what an app
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -27,6 +27,7 @@ class Tree(Record, frozen=True, kw_only=True):
 
 
 KIND = "artifact tree"
+PYFUNC = "mlflow_pyfunc"
 Task = Literal["binary", "multiclass", "regression"]
 _MLMODEL_LIMIT = 1024 * 1024
 
@@ -80,11 +81,13 @@ def as_package(
     threshold: float | None = None,
     classes: Sequence[Any] = (),
     run_id: str | None = None,
+    trusted: Callable[[str], bool] = lambda _: False,
 ) -> Package:
     """A tree that an MLflow client logged, as a package the formats can load and the gate can measure.
 
-    The model file is the one its ``MLmodel`` names (flavors sklearn and onnx; read as plain YAML, no code of it runs);
-    what its bytes are decides who reads them. ``inputs`` are the model's columns in order.
+    The model file is the one its ``MLmodel`` names (flavors onnx, sklearn, xgboost, lightgbm; read as plain YAML, no code
+    of it runs); what its bytes are decides who reads them. Any other python_function is taken whole. ``inputs`` are the
+    model's columns in order; ``trusted`` says whether the operator vouches for bytes that run code.
 
     Raises:
         NotFound: the store has no such object.
@@ -101,15 +104,15 @@ def as_package(
             hint="log the model through this server, so that what is measured is what is approved",
         )
     model_file = _model_file(objects, tree, name)
-    kind = sniff(objects.get(tree.files[model_file].sha256))
-    if kind in ("pickle", "joblib"):
+    kind = PYFUNC if model_file == "MLmodel" else sniff(objects.get(tree.files[model_file].sha256))
+    if kind in ("pickle", "joblib") and not trusted(tree.files[model_file].sha256):
         sha256 = tree.files[model_file].sha256
         raise NotTrusted(
             f"{model_file!r} of {name} is a pickle, which runs code when it is loaded",
             hint="log it with serialization_format='skops'; or, if you know who made it: "
             f"`holdfast models trust {sha256} --reason …`",
         )
-    if kind not in ("skops", "onnx"):
+    if kind not in ("skops", "onnx", "xgboost", "lightgbm", "safetensors", "pickle", "joblib", PYFUNC):
         raise BadInput(
             f"{model_file!r} of {name} is of no format the gate can load ({kind})", hint="log it as skops or ONNX"
         )
@@ -119,7 +122,7 @@ def as_package(
         format=kind,
         task=task,
         model_file=model_file,
-        original_file=model_file if kind == "skops" else None,
+        original_file=model_file if kind != "onnx" else None,
         files=tree.files,
         inputs=columns,
         request=columns,
@@ -143,17 +146,24 @@ def input_names(objects: Objects, content: str) -> list[str]:
 def _model_file(objects: Objects, tree: Tree, name: str) -> str:
     flavors = _mlmodel(objects, tree).get("flavors")
     if isinstance(flavors, dict):
-        for flavor, field in (("onnx", "data"), ("sklearn", "pickled_model")):
+        for flavor, field in (
+            ("onnx", "data"),
+            ("sklearn", "pickled_model"),
+            ("xgboost", "data"),
+            ("lightgbm", "data"),
+        ):
             found = flavors.get(flavor)
             named = found.get(field) if isinstance(found, dict) else None
             if isinstance(named, str) and named in tree.files:
                 return named
+        if isinstance(flavors.get("python_function"), dict):
+            return "MLmodel"
     known = [n for n in tree.files if n.endswith((".onnx", ".skops"))]
     if len(known) == 1:
         return known[0]
     raise BadInput(
-        f"{name} holds no scikit-learn or ONNX model: {', '.join(sorted(tree.files)[:8])}",
-        hint="the gate measures models logged with mlflow.sklearn or mlflow.onnx",
+        f"{name} holds no model that MLmodel names: {', '.join(sorted(tree.files)[:8])}",
+        hint="the gate measures models logged with mlflow.sklearn, onnx, xgboost, lightgbm or pyfunc",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import shutil
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 
@@ -117,8 +118,37 @@ def verify(package: Package, folder: Path) -> None:
             )
 
 
+SIGNATURES = "signatures.json"
+"""The file of a package that names, with this store's HMAC, those of its files that run code when they are loaded."""
+
+
+def signatures(sha256s: Iterable[str], key: bytes) -> bytes:
+    """What ``SIGNATURES`` holds: this store made these bytes."""
+    return canonical({value: sign(value, key) for value in sorted(sha256s)})
+
+
+def vouched(
+    package: Package, folder: Path, key: bytes, *, also: Callable[[str], bool] | None = None
+) -> Callable[[str], bool]:
+    """Says of a SHA-256 whether its bytes may run code: the package carries this store's signature of them, or ``also``
+    (the operator's list of trusted hashes) has them. A signature made with another store's key is none."""
+    made: dict[str, str] = {}
+    if SIGNATURES in package.files:
+        data = (folder / SIGNATURES).read_bytes()
+        if file_sha256(folder / SIGNATURES) == package.files[SIGNATURES].sha256:
+            try:
+                made = msgspec.json.decode(data, type=dict[str, str])
+            except msgspec.DecodeError:
+                made = {}
+
+    def ask(value: str) -> bool:
+        return signed_by(value, made.get(value, ""), key) or (also is not None and also(value))
+
+    return ask
+
+
 def sign(content: str, key: bytes) -> str:
-    """HMAC-SHA256 (64 hex) over the content identity with the store's key: this store made this version."""
+    """HMAC-SHA256 (64 hex) over the content identity with the store's key: this store made these bytes."""
     return hmac.new(key, b"holdfast package " + content.encode(), sha256).hexdigest()
 
 

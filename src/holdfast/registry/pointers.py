@@ -1,18 +1,21 @@
 """Stages and aliases: the approvals. Every door (CLI, MLflow's API, the loop) arrives at the functions here.
 
-Under policy ``enforce`` a move to Production, or of a protected alias, needs a stored passing verdict for that exact
-version and content. A swap is one transaction: readers see the old or the new, never none or two.
+Under policy ``enforce`` a move to Production, or of a protected alias, needs what ``approval.missing`` asks for, found in
+the transaction of the move. A swap is one transaction: readers see the old or the new, never none or two. ``policy`` is
+the gate's terms (``approval.terms_for``), or a bare word where no gate is declared.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
-from holdfast.core.definitions import Project
-from holdfast.core.errors import BadInput, Conflict, NotApproved, NotFound
+from holdfast.core.errors import Conflict, NotFound
 from holdfast.core.ports import Ledger, LedgerTransaction
-from holdfast.core.records import ModelVersion, Verdict
-from holdfast.registry import versions
+from holdfast.core.records import ModelVersion
+from holdfast.registry import versions, waivers
+from holdfast.registry.approval import Terms, missing, not_approved, terms
 from holdfast.registry.names import (
     ACTIVE_STAGES,
     PROTECTED_ALIASES,
@@ -21,19 +24,7 @@ from holdfast.registry.names import (
     check_stage,
     is_protected,
 )
-from holdfast.registry.versions import MODELS, VERDICTS, VERSIONS, key, require_model, require_version, text
-
-POLICIES = ("off", "warn", "enforce")
-
-
-def policy_for(project: Project | None, name: str, default: str | None = None) -> str:
-    """The gate policy of a model name: the strictest of its services' gates, else ``default``, else off. A setting may
-    make it stricter, never laxer, than the project's own gate."""
-    found = [s.gate.policy for s in project.services.values() if s.model.name == name] if project else []
-    if default is not None:
-        _check_policy(default)
-        found.append(default)
-    return max(found, key=POLICIES.index, default="off")
+from holdfast.registry.versions import DECISIONS, MODELS, VERDICTS, VERSIONS, key, require_model, require_version, text
 
 
 def move_stage(
@@ -42,7 +33,7 @@ def move_stage(
     version: int,
     stage: str,
     *,
-    policy: str,
+    policy: str | Terms,
     at: int,
     actor: str,
     reason: str = "",
@@ -56,19 +47,19 @@ def move_stage(
         BadInput, NotFound: no such stage, model or version.
     """
     stage = check_stage(stage)
-    _check_policy(policy)
+    under = terms(policy)
     with ledger.transaction() as tx:
         model = require_model(tx, name)
         moved = require_version(tx, name, version)
-        missing = approval_missing(tx, moved) if stage == "Production" else ""
-        if missing and policy == "enforce":
-            raise not_approved(name, version, missing, goal="Production")
+        lacking = missing(tx, moved, under, at=at) if stage == "Production" else ""
+        if lacking and under.enforced:
+            raise not_approved(name, version, lacking, goal="Production")
         others = [
             v
             for _, row in tx.scan(VERSIONS, prefix=name + "/")
             if (v := msgspec.convert(row, ModelVersion)).stage == stage and v.version != version
         ]
-        if stage == "Production" and others and not archive_existing and policy == "enforce":
+        if stage == "Production" and others and not archive_existing and under.enforced:
             raise Conflict(
                 f"{name}@{others[-1].version} is in Production and the gate allows one at a time",
                 hint="ask for archive_existing_versions=True, which swaps the two in one moment",
@@ -85,9 +76,9 @@ def move_stage(
             "content": moved.content,
             "before": moved.stage,
             "after": stage,
-            "policy": policy,
+            "policy": under.policy,
             "archived": [v.version for v in archived],
-            "approved": not missing,
+            "approved": not lacking,
             "reason": text(tx, reason),
         }
         tx.append("model.stage", subject=name, body=body, at=at, actor=actor)
@@ -100,7 +91,7 @@ def move_alias(
     alias: str,
     version: int | None,
     *,
-    policy: str,
+    policy: str | Terms,
     at: int,
     actor: str,
     reason: str = "",
@@ -113,14 +104,14 @@ def move_alias(
         BadInput, NotFound: it cannot be an alias; no such model or version.
     """
     check_alias(alias)
-    _check_policy(policy)
+    under = terms(policy)
     with ledger.transaction() as tx:
         model = require_model(tx, name)
         before = model.aliases.get(alias)
         target = require_version(tx, name, version) if version is not None else None
-        missing = approval_missing(tx, target) if target is not None and is_protected(alias, protected) else ""
-        if target is not None and missing and policy == "enforce":
-            raise not_approved(name, target.version, missing, goal=f"alias {alias!r}")
+        lacking = missing(tx, target, under, at=at) if target is not None and is_protected(alias, protected) else ""
+        if target is not None and lacking and under.enforced:
+            raise not_approved(name, target.version, lacking, goal=f"alias {alias!r}")
         if target is None and before is None:
             return None
         if before is not None and before != version:
@@ -139,8 +130,8 @@ def move_alias(
             "alias": alias,
             "before": before,
             "after": version,
-            "policy": policy,
-            "approved": not missing,
+            "policy": under.policy,
+            "approved": not lacking,
             "reason": text(tx, reason),
         }
         tx.append("model.alias", subject=name, body=body, at=at, actor=actor)
@@ -152,7 +143,7 @@ def rename(
     name: str,
     new_name: str,
     *,
-    policy: str,
+    policy: str | Terms,
     at: int,
     actor: str,
     protected: tuple[str, ...] = PROTECTED_ALIASES,
@@ -165,7 +156,7 @@ def rename(
         Conflict: the new name is taken.
     """
     check_model_name(new_name)
-    _check_policy(policy)
+    under = terms(policy)
     with ledger.transaction() as tx:
         model = require_model(tx, name)
         taken = tx.get(MODELS, new_name)
@@ -175,15 +166,22 @@ def rename(
         for row_key, row in tx.scan(VERSIONS, prefix=name + "/"):
             version = msgspec.convert(row, ModelVersion)
             approved = version.stage == "Production" or any(is_protected(a, protected) for a in version.aliases)
-            missing = approval_missing(tx, version) if approved and policy == "enforce" else ""
-            if missing:
-                raise not_approved(name, version.version, missing, goal=f"the name {new_name!r}")
+            lacking = missing(tx, version, under, at=at) if approved and under.enforced else ""
+            if lacking:
+                raise not_approved(name, version.version, lacking, goal=f"the name {new_name!r}")
             tx.delete(VERSIONS, row_key)
             _put(tx, msgspec.structs.replace(version, name=new_name, updated=at))
             verdict = tx.get(VERDICTS, row_key)
             if verdict is not None:
                 tx.delete(VERDICTS, row_key)
                 tx.put(VERDICTS, key(new_name, version.version), {**verdict, "model": new_name})
+            record = tx.get(DECISIONS, row_key)
+            if record is not None:
+                tx.delete(DECISIONS, row_key)
+                tx.put(DECISIONS, key(new_name, version.version), record)
+            for waiver_key, waiver in tx.scan(waivers.WAIVERS, prefix=row_key + "/"):
+                tx.delete(waivers.WAIVERS, waiver_key)
+                tx.put(waivers.WAIVERS, new_name + waiver_key[len(name) :], {**waiver, "model": new_name})
         after = msgspec.structs.replace(model, name=new_name, last=last, updated=at)
         tx.put(MODELS, new_name, msgspec.to_builtins(after))
         stone = versions.RegisteredModel(name=name, last=model.last, at=model.at, updated=at, deleted=True)
@@ -194,34 +192,18 @@ def rename(
         return after
 
 
-def approval_missing(tx: LedgerTransaction, version: ModelVersion) -> str:
-    """What a version lacks to be approved, in words; empty when it has a passing verdict for its content."""
-    row = tx.get(VERDICTS, key(version.name, version.version))
-    if row is None:
-        return "no verdict: the gate has not measured this version"
-    verdict = msgspec.convert(row, Verdict)
-    if verdict.content != version.content or verdict.version != version.version:
-        return f"its verdict is over other content ({verdict.content[:12]}, not {version.content[:12]})"
-    if verdict.outcome != "pass":
-        named = [r.check for r in verdict.results if r.outcome != "pass" and not r.waived_by]
-        return f"the gate's verdict is {verdict.outcome!r}" + (f" ({', '.join(named[:6])})" if named else "")
-    return ""
-
-
-def not_approved(name: str, version: int, missing: str, *, goal: str) -> NotApproved:
-    """The refusal: what is missing, and the command that would measure it."""
-    return NotApproved(
-        f"{name}@{version} may not move to {goal}: {missing}",
-        hint=f"run `holdfast check {name}@{version}` (add --data FILE --label COLUMN where no project came with it)",
-    )
-
-
 def previous_production(ledger: Ledger, name: str) -> tuple[ModelVersion | None, ModelVersion]:
     """(the version in Production now, or None; the one that was there before it), from the ledger.
 
     Raises:
         NotFound: nothing was in Production before.
     """
+    current, target, _ = _previous(ledger, name)
+    return current, target
+
+
+def _previous(ledger: Ledger, name: str) -> tuple[ModelVersion | None, ModelVersion, bool]:
+    """And whether the gate of that time approved the content the version still has."""
     now = [v for v in versions.list(ledger, name) if v.stage == "Production"]
     current = now[-1] if now else None
     entries = ledger.query(kind="model.stage", subject=name, limit=1_000_000, newest_first=True)
@@ -231,24 +213,24 @@ def previous_production(ledger: Ledger, name: str) -> tuple[ModelVersion | None,
             continue
         row = ledger.get(VERSIONS, key(name, number))
         if row is not None:
-            return current, msgspec.convert(row, ModelVersion)
+            approved = bool(entry.body["approved"]) and entry.body["content"] == row["content"]
+            return current, msgspec.convert(row, ModelVersion), approved
     raise NotFound(
         f"no version of {name} was in Production before", hint=f"`holdfast models history {name}` shows every move"
     )
 
 
-def rollback(ledger: Ledger, name: str, *, policy: str, at: int, actor: str, reason: str = "") -> ModelVersion:
-    """Put the version back that was in Production before, by the same rules as any move."""
-    _, target = previous_production(ledger, name)
+def rollback(ledger: Ledger, name: str, *, policy: str | Terms, at: int, actor: str, reason: str = "") -> ModelVersion:
+    """Put the version back that was in Production before. It needs what any move needs, but that its verdict may be by the
+    rules of its own time: a way back must not wait until an old version is measured by a gate that was changed since."""
+    _, target, approved = _previous(ledger, name)
+    under = terms(policy)
+    if approved:
+        under = replace(under, rules=None, decision_record=False)
     return move_stage(
-        ledger, name, target.version, "Production", policy=policy, at=at, actor=actor, reason=reason or "rollback"
+        ledger, name, target.version, "Production", policy=under, at=at, actor=actor, reason=reason or "rollback"
     )
 
 
 def _put(tx: LedgerTransaction, version: ModelVersion) -> None:
     tx.put(VERSIONS, key(version.name, version.version), msgspec.to_builtins(version))
-
-
-def _check_policy(policy: str) -> None:
-    if policy not in POLICIES:
-        raise BadInput(f"unknown gate policy {policy!r}", hint="use off, warn or enforce")

@@ -1,6 +1,6 @@
 """Registered models and their numbered versions, on the ledger's current-state tables.
 
-Tables: ``models`` (key: name), ``versions`` and ``verdicts`` (key: ``name/0000000007``). A number is given once and
+Tables: ``models`` (key: name), ``versions``, ``verdicts`` and ``decisions`` (key: ``name/0000000007``). A number is given once and
 never again, also after deletion. Every change appends an entry in the same transaction. Free text (descriptions, tag
 values, reasons) lies in ``texts`` under its digest, so that people may delete it without breaking the chain.
 """
@@ -19,7 +19,7 @@ from holdfast.core.ports import Ledger, LedgerTransaction
 from holdfast.core.records import Json, ModelVersion, Verdict
 from holdfast.registry.names import STAGES, check_model_name
 
-MODELS, VERSIONS, VERDICTS, TEXTS = "models", "versions", "verdicts", "texts"
+MODELS, VERSIONS, VERDICTS, TEXTS, DECISIONS = "models", "versions", "verdicts", "texts", "decisions"
 VersionList = list[ModelVersion]
 
 
