@@ -1,11 +1,13 @@
-"""Data beside DVC in one run: the same files, the same disk, one after the other. The limit (walk + stat, copy) is printed.
+"""Data beside DVC in one run: the same files, the same disk, one after the other. The limit (walk + stat, md5, copy) is printed.
 
-``python -m benchmarks data [--files 10000] [--size 4096]``. DVC comes from ``tests/peers/dvc.txt`` in an environment of its own.
+``python -m benchmarks data [--files 10000] [--size 4096] [--links hardlink] [--status-only]``; ``--files 1 --size 1073741824`` is the
+large file. DVC comes from ``tests/peers/dvc.txt`` in an environment of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import random
 import shutil
@@ -29,6 +31,8 @@ PROMISES = {
     "push": 1.4,
     "fresh pull": 1.3,
 }
+WITH_LINKS = {"first add": 6.0, "fresh pull": 2.5}
+LARGE = {"first add": 2.5}
 GIT = {
     "GIT_AUTHOR_NAME": "b",
     "GIT_AUTHOR_EMAIL": "b@example.org",
@@ -55,7 +59,9 @@ def generate(root: Path, files: int, size: int) -> None:
     for at in range(files):
         folder = root / "data" / f"{at % 100:02d}"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{at}.bin").write_bytes(rng.randbytes(size))
+        with (folder / f"{at}.bin").open("wb") as f:
+            for begin in range(0, size, 1 << 24):
+                f.write(rng.randbytes(min(1 << 24, size - begin)))
 
 
 def timed(command: list[str], root: Path, environment: dict[str, str]) -> float:
@@ -68,9 +74,10 @@ def timed(command: list[str], root: Path, environment: dict[str, str]) -> float:
 
 
 def work(
-    root: Path, tool: list[str], add: list[str], environment: dict[str, str], files: int, size: int
+    root: Path, tool: list[str], add: list[str], environment: dict[str, str], options: argparse.Namespace
 ) -> dict[str, float]:
-    """Every line of the table with one tool."""
+    """The lines of the table with one tool."""
+    files, size = options.files, options.size
 
     def run(*arguments: str) -> float:
         return timed([*tool, *arguments], root, environment)
@@ -78,14 +85,20 @@ def work(
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     subprocess.run([str(PEER / "bin" / "dvc"), "init", "-q"], cwd=root, check=True, env=environment)
     (root / ".dvc" / "config").write_text(
-        "[core]\n    remote = r\n['remote \"r\"']\n    url = ../../store\n[cache]\n    type = copy\n"
+        f"[core]\n    remote = r\n['remote \"r\"']\n    url = ../../store\n[cache]\n    type = {options.links}\n"
     )
     generate(root, files, size)
+    os.sync()
     found = {"first add": run(*add, "data")}
+    if files == 1:
+        return found
     run("status")
     found["status"] = min(run("status") for _ in range(3))
     os.utime(root / "data" / "00" / "0.bin")
     found["status, one touched"] = run("status")
+    if options.status_only:
+        return found
+    os.sync()
     found["push"] = run("push")
     found["push, nothing to do"] = min(run("push") for _ in range(2))
     found["pull, nothing to do"] = min(run("pull") for _ in range(2))
@@ -97,6 +110,7 @@ def work(
     found["checkout of the version before"] = run("checkout")
     shutil.rmtree(root / ".dvc" / "cache")
     shutil.rmtree(root / "data")
+    os.sync()
     found["fresh pull"] = run("pull")
     return found
 
@@ -113,31 +127,49 @@ def limits(root: Path) -> dict[str, float]:
         best(lambda: sum(e.stat().st_size for d in os.scandir(root / "data") for e in os.scandir(d.path)))
         for _ in range(3)
     )
-    return {"walk + stat": walk, "copy": best(lambda: shutil.copytree(root / "data", root / "limit"))}
+
+    def md5() -> None:
+        for path in (root / "data").rglob("*.bin"):
+            with path.open("rb") as f:
+                hashlib.file_digest(f, "md5")
+
+    return {"walk + stat": walk, "md5": best(md5), "copy": best(lambda: shutil.copytree(root / "data", root / "limit"))}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--links", default="copy", choices=("copy", "hardlink"))
+    parser.add_argument("--status-only", action="store_true", help="First add and status, for many files.")
     options = parser.parse_args()
     dvc = peer()
     holdfast = str(Path(sys.executable).parent / "holdfast")
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
         base = Path(scratch)
         environment = {**os.environ, **GIT, "DVC_NO_ANALYTICS": "1", "DVC_SITE_CACHE_DIR": str(base / "site")}
+        # Both as they are once installed: with compiled modules.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPYCACHEPREFIX"] = str(base / "compiled")
+        for name, tool, add in (("ours", [holdfast, "data"], ["add"]), ("theirs", [str(dvc)], ["add", "-q"])):
+            small = argparse.Namespace(files=200, size=10, links="copy", status_only=False)
+            (base / f"warm-{name}" / "work").mkdir(parents=True)
+            work(base / f"warm-{name}" / "work", tool, add, environment, small)
         for name in ("ours", "theirs"):
             (base / name / "work").mkdir(parents=True)
-        ours = work(base / "ours" / "work", [holdfast, "data"], ["add"], environment, options.files, options.size)
-        theirs = work(base / "theirs" / "work", [str(dvc)], ["add", "-q"], environment, options.files, options.size)
+        ours = work(base / "ours" / "work", [holdfast, "data"], ["add"], environment, options)
+        theirs = work(base / "theirs" / "work", [str(dvc)], ["add", "-q"], environment, options)
         floor = limits(base / "ours" / "work")
     print(
-        f"{options.files} files of {options.size} bytes, copy mode, cold processes; limits: "
+        f"{options.files} files of {options.size} bytes, {options.links} mode, cold processes; limits: "
         + ", ".join(f"{k} {v:.3f} s" for k, v in floor.items())
     )
     print(f"{'work':34}{'holdfast s':>12}{'dvc s':>9}{'ratio':>8}{'promise':>9}")
     short = 0
-    for name, promise in PROMISES.items():
+    promises = LARGE if options.files == 1 else PROMISES if options.links == "copy" else WITH_LINKS
+    for name, promise in promises.items():
+        if name not in ours:
+            continue
         ratio = theirs[name] / ours[name]
         short += ratio < promise
         print(

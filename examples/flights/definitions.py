@@ -130,7 +130,7 @@ late_arrival = hf.Service(
     ),
     rollout=hf.Rollout(canary=[10, 50], bake="1d", minimum=60, max_latency_ratio=5.0),
     monitor=hf.Monitor(
-        every="2d", window="7d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]
+        every="2d", window="7d", parity="28d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]
     ),
     retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="31d", budget=8, budget_window="365d"),
 )

@@ -51,6 +51,7 @@ def main() -> None:
         until=min(instant(options.until + "T05:00"), month_start(13)),
         arms=not options.no_arms,
     )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever stops the demo stops what it started
     try:
         demo.run()
     finally:
@@ -67,6 +68,7 @@ class Demo:
         self.ids: dict[int, str] = {}
         self.faults: list[dict[str, Any]] = []
         self.sent = 0
+        self.seconds: dict[str, float] = {}
         self.began = time.monotonic()
 
     # --- stages -------------------------------------------------------------------------------------------------------
@@ -184,35 +186,39 @@ class Demo:
         self.stage("Time moves: every flight of the rest of 2013, labels as they land")
         world = World(self.raw, FIRST_DAY)
         features = Client(self.about("features")["address"], connections=2)
-        fleet = Client(self.about(f"{SERVICE}-production")["address"], connections=3)
+        fleet = Client(self.about(f"{SERVICE}-production")["address"], connections=4)
         labels: list[dict[str, Any]] = []
         killed_replica = killed_controller = False
         next_day = FIRST_DAY + DAY
         with bar("replay", (self.until - FIRST_DAY) // DAY) as tick:
             for at in range(FIRST_DAY, self.until, STEP):
                 if at >= next_day:
-                    labels = self.send_labels(fleet, labels)
-                    killed_controller = self.end_of_day(at, killed_controller)
-                    self.deliveries(at)
+                    with self.timed("labels"):
+                        fleet.post_all(take(labels))
+                    with self.timed("controller"):
+                        killed_controller = self.end_of_day(at, killed_controller)
+                    with self.timed("deliveries"):
+                        self.deliveries(at)
                     next_day += DAY
                     tick(
                         (at - FIRST_DAY) // DAY, f"{from_us(at):%d %b}  {self.sent:,} flights asked, {self.headline()}"
                     )
-                self.push(features, world, at)
+                with self.timed("feeds"):
+                    self.push(features, world, at)
                 for row in world.arrivals.between(at, at + STEP):
                     known = self.ids.pop(int(row["flight_id"]), None)
                     if known is not None:
                         labels.append({"prediction_id": known, "value": row["late"], "at": row["known_at"]})
-                if len(labels) >= 200:
-                    labels = self.send_labels(fleet, labels)
                 flights = world.flights.between(at, at + STEP)
                 if flights:
-                    self.ask(fleet, flights)
+                    with self.timed("predictions"):
+                        self.ask(fleet, flights, take(labels) if len(labels) >= 200 else [])
                 if not killed_replica and at >= REPLICA_KILLED and flights:
                     self.kill_replica()
                     killed_replica = True
-        self.send_labels(fleet, labels)
-        self.end_of_day(self.until, True)
+        fleet.post_all(take(labels))
+        with self.timed("controller"):
+            self.end_of_day(self.until, True)
         self.requests = fleet.requests + features.requests
         self.failed = fleet.failed + features.failed
         if killed_replica:
@@ -231,10 +237,10 @@ class Demo:
             if rows:
                 frame = {name: [row[name] for row in rows] for name in rows[0]}
                 bodies.append({"push_source_name": source, "df": frame, "to": "online_and_offline"})
-        features.post_all("/push", bodies)
+        features.post_all([("/push", body) for body in bodies])
 
-    def ask(self, fleet: Client, flights: list[dict[str, Any]]) -> None:
-        """One request per origin airport: its departures of the next half hour."""
+    def ask(self, fleet: Client, flights: list[dict[str, Any]], labels: list[tuple[str, Any]]) -> None:
+        """One request per origin airport: its departures of the next hour. ``labels`` travel beside them."""
         by_origin: dict[str, list[dict[str, Any]]] = {}
         for row in flights:
             by_origin.setdefault(row["origin"], []).append(row)
@@ -245,16 +251,12 @@ class Demo:
             }
             for rows in by_origin.values()
         ]
-        for rows, answer in zip(by_origin.values(), fleet.post_all("/predict", bodies), strict=True):
+        answers = fleet.post_all([*(("/predict", body) for body in bodies), *labels])
+        for rows, answer in zip(by_origin.values(), answers, strict=False):
             if answer is not None:
                 for row, prediction in zip(rows, answer["predictions"], strict=True):
                     self.ids[row["flight_id"]] = prediction["id"]
                     self.sent += 1
-
-    def send_labels(self, fleet: Client, labels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if labels:
-            fleet.post("/labels", {"labels": labels})
-        return []
 
     def end_of_day(self, at: int, killed_controller: bool) -> bool:
         """Let business time reach ``at`` and wait until the controller has done what is due. Returns whether it was killed."""
@@ -297,6 +299,7 @@ class Demo:
         result["audit"] = audit
         result["requests"] = {"sent": self.requests, "failed": self.failed[:10], "predictions": self.sent}
         result["seconds"] = time.monotonic() - self.began
+        result["seconds_of_replay"] = {name: round(seconds, 1) for name, seconds in self.seconds.items()}
         page = self.root / "report.html"
         page.write_text(report.render(result), encoding="utf-8")
         (self.root / "report.json").write_text(json.dumps(result, indent=1, default=str), encoding="utf-8")
@@ -323,6 +326,12 @@ class Demo:
         return json.loads((self.root / "arms.json").read_text(encoding="utf-8"))
 
     # --- plumbing -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - began
 
     def stage(self, text: str) -> None:
         print(f"\n[{time.monotonic() - self.began:5.0f} s] {text}", flush=True)
@@ -409,6 +418,15 @@ class Demo:
             if time.monotonic() > end:
                 sys.exit(f"waited {seconds:.0f} s for {what}")
             time.sleep(pause)
+
+
+def take(labels: list[dict[str, Any]]) -> list[tuple[str, Any]]:
+    """The request that delivers ``labels``, which is then empty; none where there are none."""
+    if not labels:
+        return []
+    body = {"labels": list(labels)}
+    labels.clear()
+    return [("/labels", body)]
 
 
 @contextlib.contextmanager

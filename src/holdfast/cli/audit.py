@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -27,14 +27,19 @@ def audit() -> None:
 )
 @json_option
 def verify(anchors: tuple[str, ...], as_json: bool) -> None:
-    """Walk the whole chain. Exit 2 where an entry was edited, removed, reordered, or an anchored end cut off."""
+    """Walk the whole chain. Exit 2 where an entry was edited, removed, reordered, or an anchored end cut off; where a row of
+    the current state (models, stages, releases) is not what the chain of its changes says, which is named; and where a sealed
+    part of a prediction log was altered or removed."""
     from holdfast.core.errors import Damaged
+    from holdfast.lifecycle import logbook
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as workspace:
-        known = [*_kept(workspace), *(_parsed(a) for a in anchors)]
+        kept = _kept(workspace)
+        known = [*((a.sequence, a.hash) for a in kept), *(_parsed(a) for a in anchors)]
         newest = max(known, default=None)
-        count = workspace.ledger.verify(anchor=newest)
+        state = max(((a.changes, a.state) for a in kept if a.changes and a.state), default=None)
+        count = workspace.ledger.verify(anchor=newest, state=state)
         for sequence, name in known:
             # The chain up to the newest anchor is proved; older anchors only have to lie on it.
             found = workspace.ledger.read(after=sequence - 1, limit=1)
@@ -43,10 +48,37 @@ def verify(anchors: tuple[str, ...], as_json: bool) -> None:
                     f"ledger entry {sequence} is not the one that was anchored: the chain was rewritten",
                     hint="restore the ledger from a backup made before the anchor stopped matching",
                 )
+        parts = logbook.verify(workspace)
+
+    def text() -> None:
+        click.echo(f"{count} entries, each in its place, and the current rows as they say; {len(known)} anchors match")
+        if any(parts):
+            click.echo(
+                f"prediction log: {parts.sound} sealed parts unaltered, {parts.merged} merged since, {parts.open} not sealed yet"
+            )
+
+    told = {"entries": count, "anchors": len(known), "sound": True, "log_parts": parts._asdict()}
+    emit(told, as_json=as_json, text=text)
+
+
+@audit.command()
+@click.argument("services", nargs=-1)
+@json_option
+def seal(services: tuple[str, ...], as_json: bool) -> None:
+    """Put the digests of the prediction log's closed parts into the ledger now. The loop does so by itself."""
+    from holdfast.lifecycle import logbook
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        folder = workspace.home / "predictions"
+        names = services or (sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else ())
+        found = {name: logbook.seal(workspace, name, at=workspace.clock.now()) for name in names}
     emit(
-        {"entries": count, "anchors": len(known), "sound": True},
+        found,
         as_json=as_json,
-        text=lambda: click.echo(f"{count} entries, each in its place; {len(known)} anchors match"),
+        text=lambda: click.echo(
+            "\n".join(f"{n}: {k} new parts sealed" for n, k in found.items()) or "no predictions yet"
+        ),
     )
 
 
@@ -106,7 +138,10 @@ def anchor(to: Path | None, as_json: bool) -> None:
         if not last:
             raise NotFound("the ledger has no entry to anchor yet", hint="do something first, e.g. `holdfast data add`")
         workspace.ledger.verify(anchor=(last[0].sequence, last[0].hash))
-        value = {"sequence": last[0].sequence, "hash": last[0].hash, "at": workspace.clock.now()}
+        changes, state = workspace.ledger.state_tip()
+        value = {
+            "sequence": last[0].sequence, "hash": last[0].hash, "at": workspace.clock.now(), "changes": changes, "state": state,
+        }  # fmt: skip
         line = msgspec.json.encode(value) + b"\n"
         for path in (workspace.path(ANCHORS), *([to] if to else [])):
             _append(path, line)
@@ -127,7 +162,14 @@ def _append(path: Path, line: bytes) -> None:
     sync_folder(path.parent)
 
 
-def _kept(workspace: Workspace) -> list[tuple[int, str]]:
+class _Anchor(NamedTuple):
+    sequence: int
+    hash: str
+    changes: int = 0
+    state: str = ""
+
+
+def _kept(workspace: Workspace) -> list[_Anchor]:
     import msgspec
 
     from holdfast.core.errors import Damaged
@@ -136,11 +178,12 @@ def _kept(workspace: Workspace) -> list[tuple[int, str]]:
         lines = (workspace.home / ANCHORS).read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    kept: list[tuple[int, str]] = []
+    kept: list[_Anchor] = []
     for number, line in enumerate(lines, 1):
         try:
             value: Any = msgspec.json.decode(line)
-            kept.append((int(value["sequence"]), str(value["hash"])))
+            number, state = int(value.get("changes", 0)), str(value.get("state", ""))
+            kept.append(_Anchor(int(value["sequence"]), str(value["hash"]), number, state))
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
             if number == len(lines):
                 say(f"notice: the last line of {ANCHORS} is not whole and is passed over")

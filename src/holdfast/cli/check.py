@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -82,7 +82,7 @@ def check(
             verdict = candidate.check(ws, owners[0], found, at=ws.clock.now(), progress=lambda *_: None)
 
         if html is not None:
-            html.write_text(_card(ws, found, verdict), encoding="utf-8")
+            html.write_text(card_page(ws, found, verdict, task), encoding="utf-8")
 
     from holdfast.validation import render
 
@@ -101,17 +101,22 @@ def check(
         raise SystemExit(1)
 
 
-def _card(ws: Workspace, version: ModelVersion, verdict: Verdict) -> str:
+def card_page(ws: Workspace, version: ModelVersion, verdict: Verdict | None, task: Any) -> str:
     """The model card from what the store keeps: the manifest and the evidence the verdict names."""
     import msgspec
 
+    from holdfast.core.errors import NotFound
     from holdfast.core.records import Evidence
+    from holdfast.lifecycle import decision, outside
     from holdfast.registry import card
-    from holdfast.registry import package as packages
 
     kept = (
         msgspec.json.decode(ws.objects.get(verdict.evidence), type=list[Evidence])
-        if ws.objects.exists(verdict.evidence)
+        if verdict is not None and ws.objects.exists(verdict.evidence)
         else []
     )
-    return card.html(version, packages.load(ws.objects, version.content), verdict, kept)
+    try:
+        why = decision.get(ws, version)
+    except NotFound:
+        why = None
+    return card.html(version, outside.manifest(ws, version, columns=[], task=task), verdict, kept, decision=why)

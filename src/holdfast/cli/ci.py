@@ -10,8 +10,8 @@ from holdfast.cli.output import say
 
 STEPS = """holdfast data check
 python -m pytest -q
-holdfast train {model} --json > train.json
-holdfast check {model}@latest --json > gate.json"""
+holdfast train {model} --sample {sample:g} --json > train.json
+holdfast check {model}@latest --json --junit gate.xml --markdown gate.md --html card.html > gate.json"""
 
 GITHUB = """# Written by `holdfast ci init`; edit as you like.
 name: model
@@ -29,23 +29,40 @@ jobs:
       - run: python -m pip install "holdfast[all]" pytest
       - run: holdfast data pull
 {runs}
-      - if: always() && github.event_name == 'pull_request'
+      - name: The gate's table on the run's page
+        if: always() && hashFiles('gate.md') != ''
+        run: cat gate.md >> "$GITHUB_STEP_SUMMARY"
+      - name: The gate's table on the pull request
+        if: always() && github.event_name == 'pull_request' && hashFiles('gate.md') != ''
+        continue-on-error: true # a fork's token may not write
         env: {{GH_TOKEN: "${{{{ github.token }}}}"}}
-        run: holdfast ci table gate.json | gh pr comment "${{{{ github.event.number }}}}" --body-file -
+        run: gh pr comment "${{{{ github.event.number }}}}" --body-file gate.md
+      - if: always()
+        uses: actions/upload-artifact@v4
+        with: {{name: gate, path: "gate.*\\ncard.html\\ntrain.json", if-no-files-found: ignore}}
 """
 
 GITLAB = """# Written by `holdfast ci init`; edit as you like.
+# The table becomes a note on the merge request where the variable HOLDFAST_GITLAB_TOKEN holds a token of scope `api`.
 gate:
   image: python:3.11
+  rules:
+    - if: $CI_PIPELINE_SOURCE == "merge_request_event"
+    - if: $CI_COMMIT_BRANCH == $CI_DEFAULT_BRANCH
   script:
     - python -m pip install "holdfast[all]" pytest
     - holdfast data pull
 {runs}
   after_script:
-    - holdfast ci table gate.json || true
+    - >-
+      if [ -s gate.md ] && [ -n "$CI_MERGE_REQUEST_IID" ] && [ -n "$HOLDFAST_GITLAB_TOKEN" ]; then
+      curl --fail --silent --show-error --header "PRIVATE-TOKEN: $HOLDFAST_GITLAB_TOKEN" --data-urlencode body@gate.md
+      "$CI_API_V4_URL/projects/$CI_PROJECT_ID/merge_requests/$CI_MERGE_REQUEST_IID/notes" > note.json; fi
   artifacts:
     when: always
-    paths: [gate.json, train.json]
+    paths: [gate.json, gate.md, card.html, train.json]
+    reports:
+      junit: gate.xml
 """
 
 
@@ -57,8 +74,15 @@ def ci() -> None:
 @ci.command()
 @click.argument("kind", type=click.Choice(["github", "gitlab"]), default="github")
 @click.option("--model", help="Which model to train and check.  [default: the project's only one]")
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the labelled rows to train on.",
+)
 @click.option("--force", is_flag=True, help="Replace a workflow that is there.")
-def init(kind: str, model: str | None, force: bool) -> None:
+def init(kind: str, model: str | None, sample: float, force: bool) -> None:
     """Write the workflow of KIND: data checks, tests, training, the gate, and the gate's table on the change."""
     from holdfast.core import files
     from holdfast.core.errors import BadInput, Conflict, NotFound
@@ -74,7 +98,7 @@ def init(kind: str, model: str | None, force: bool) -> None:
             model = models[0]
         elif model not in models:
             raise NotFound.among("model", model, models)
-        lines = STEPS.format(model=model).splitlines()
+        lines = STEPS.format(model=model, sample=sample).splitlines()
         if kind == "github":
             path, text = (
                 ".github/workflows/model.yml",
@@ -98,6 +122,7 @@ def table(verdict: Path) -> None:
 
     from holdfast.core.errors import BadInput
     from holdfast.core.records import Verdict
+    from holdfast.validation import render
 
     try:
         found = msgspec.json.decode(verdict.read_bytes(), type=Verdict)
@@ -105,9 +130,4 @@ def table(verdict: Path) -> None:
         raise BadInput(
             f"{verdict} is not a verdict: {error}", hint="write it with `holdfast check NAME@VERSION --json`"
         ) from None
-    click.echo(
-        f"**{found.model}@{found.version}: {found.outcome}**\n\n| outcome | check | figure | n | |\n|---|---|---|---|---|"
-    )
-    for r in found.results:
-        figure = "" if r.figure is None else f"{r.figure:.4g}"
-        click.echo(f"| {r.outcome} | {r.check} | {figure} | {r.n} | {r.message.replace('|', '/')} |")
+    click.echo(render.markdown(found), nl=False)

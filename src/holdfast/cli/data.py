@@ -17,6 +17,7 @@ paths = click.argument("targets", nargs=-1, type=click.Path(path_type=Path))
 
 
 MOVES = {
+    "check": "Check tables against their schemas; look for leaks, almost keys, overlap.",
     "push": "Bring objects to the remote.",
     "fetch": "Bring objects from the remote into the cache.",
     "pull": "Fetch, then check out.",
@@ -26,6 +27,11 @@ MOVES = {
     "diff": "What changed between two versions.",
     "repro": "Run the stages of dvc.yaml that changed.",
     "dag": "The stages of dvc.yaml and what each needs.",
+    "import": "Track data of another repository, with its origin.",
+    "import-url": "Track data of a URL or of another path, with its origin.",
+    "update": "Bring imports to what their origin holds now.",
+    "remove": "Stop tracking; the data stays.",
+    "migrate": "Bring data of DVC 2.x to 3.x.",
 }
 
 
@@ -37,6 +43,10 @@ class _Data(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in MOVES:
+            if name == "check":
+                from holdfast.cli.data_check import check
+
+                return check
             from holdfast.cli.data_moves import COMMANDS
 
             return COMMANDS[name]
@@ -64,6 +74,9 @@ def add(targets: tuple[Path, ...], no_check: bool, as_json: bool) -> None:
 def _add(target: Path, no_check: bool) -> DatasetVersion:
     from holdfast.data import repository, snapshot
 
+    member = _add_member(target)
+    if member is not None:
+        return member
     root = repository.project_at(target.absolute().parent)
     if not repository.in_git(target.absolute().parent):
         say(
@@ -77,13 +90,37 @@ def _add(target: Path, no_check: bool) -> DatasetVersion:
         return _checked_add(target, report)
 
 
+def _add_member(target: Path) -> DatasetVersion | None:
+    """A file inside a tracked folder becomes part of that folder's next version, whether or not the rest is here."""
+    from holdfast.data import repository
+
+    repo = repository.find(target.absolute().parent)
+    if repo is None:
+        return None
+    from holdfast.core.records import DatasetVersion
+    from holdfast.data import members, snapshot
+
+    place = snapshot.locate(Path.cwd(), target)
+    if members.folder_of(repo, place) is None:
+        return None
+    with progress(f"add {target}") as report:
+        done = members.add(repo, place, progress=report)
+    say(
+        f"notice: {done.path} as a whole was not checked against its schema; `holdfast data check` does where all of it is"
+    )
+    return DatasetVersion(
+        name=Path(done.path).stem, path=done.path, md5=done.md5, sha256="", size=done.size or 0, files=done.files,
+        rows=None, schema=None, at=0,
+    )  # fmt: skip
+
+
 def _admit(root: Path, target: Path, report: Any) -> DatasetVersion:
     """In a project the ledger remembers what was let in."""
     from holdfast.data import quality
     from holdfast.workspace import Workspace
 
     with Workspace.open(root) as workspace:
-        source = _source_of(root, target)
+        source = source_of(root, target)
         name = source.name if source else _name_of(target)
         where = target.absolute()
         return quality.admit(
@@ -95,6 +132,7 @@ def _admit(root: Path, target: Path, report: Any) -> DatasetVersion:
             actor=workspace.actor,
             source=source,
             progress=report,
+            tell=show_findings,
         )
 
 
@@ -109,7 +147,7 @@ def _checked_add(target: Path, report: Any) -> DatasetVersion:
         place = target.absolute()
         rules = schema.ensure(place)
         findings = quality.check(place, rules) if rules else []
-        _show_findings(findings)
+        show_findings(findings)
         if any(f.blocking for f in findings):
             raise BadData(
                 f"{target} breaks its schema; it was not added",
@@ -133,7 +171,7 @@ def _with_rows(version: DatasetVersion, rows: int | None) -> DatasetVersion:
     return msgspec.structs.replace(version, rows=rows)
 
 
-def _source_of(root: Path, target: Path) -> Source | None:
+def source_of(root: Path, target: Path) -> Source | None:
     """The source of the project's definitions that reads this path."""
     from holdfast.core.project import load
 
@@ -167,7 +205,8 @@ def _bytes(size: int) -> str:
     raise AssertionError
 
 
-def _show_findings(findings: list[Finding]) -> None:
+def show_findings(findings: list[Finding]) -> None:
+    """Findings with a few rows to look at, to stderr."""
     for finding in findings:
         click.secho(
             f"{'✗' if finding.blocking else '!'} {finding.check}: {finding.message}",
@@ -183,12 +222,16 @@ def _show_findings(findings: list[Finding]) -> None:
 @click.option("--files", "granular", is_flag=True, help="Name the files of a folder that differ.")
 @json_option
 def status(targets: tuple[Path, ...], granular: bool, as_json: bool) -> None:
-    """What differs between pointers, cache and workspace, and what is in quarantine."""
+    """What differs between pointers, stages, cache and workspace, and what is in quarantine.
+
+    Origins of imports are not asked; `update --dry-run` does that.
+    """
     from holdfast.data import repository
     from holdfast.data import status as states
 
     repo = repository.require(Path.cwd())
-    changed = states.outs(repo, targets, granular=granular)
+    staged, rest = states.stages_of(repo, targets)
+    changed = states.outs(repo, rest, granular=granular) if rest or not targets else []
     aside = states.quarantined(repository.project_at(Path.cwd()) or repo.root)
 
     def text() -> None:
@@ -197,12 +240,19 @@ def status(targets: tuple[Path, ...], granular: bool, as_json: bool) -> None:
             for mark, names in (("+", state.added), ("~", state.changed), ("-", state.removed)):
                 for name in names:
                     click.echo(f"    {mark} {name}")
+        for stage, why in staged.items():
+            for line in states.in_words(why):
+                click.echo(f"{stage}: {line}")
         for entry in aside:
             click.echo(f"quarantine: {entry.name}: {entry.path}: {'; '.join(entry.why)}")
-        if not changed and not aside:
+        if not changed and not aside and not staged:
             click.echo("Data is as its pointers say.")
 
-    value = {"changed": states.as_dvc(changed), "files": changed if granular else [], "quarantined": aside}
+    value = {
+        "changed": {**states.as_dvc(changed), **staged},
+        "files": changed if granular else [],
+        "quarantined": aside,
+    }
     emit(value, as_json=as_json, text=text)
 
 
@@ -227,35 +277,3 @@ def checkout(targets: tuple[Path, ...], force: bool, relink: bool, as_json: bool
         say(f"{done.files} files placed or removed" if done.files else "everything is in place")
 
     emit(vars(done), as_json=as_json, text=text)
-
-
-@data.command()
-@paths
-@json_option
-def check(targets: tuple[Path, ...], as_json: bool) -> int:
-    """Check tables against their schemas; exit status 1 when a finding blocks. Changes nothing but a first schema file."""
-    from holdfast.core.errors import BadInput
-    from holdfast.data import quality, repository, schema
-    from holdfast.data import status as states
-
-    chosen = [t.absolute() for t in targets]
-    if not chosen:
-        repo = repository.require(Path.cwd())
-        chosen = [
-            out.place for pointer in states.choose(repo) for out in pointer.outs if schema.file_for(out.place).exists()
-        ]
-    results: dict[str, list[Finding]] = {}
-    for place in chosen:
-        rules = schema.ensure(place)
-        if rules is None:
-            raise BadInput(f"{place} holds no table to check", hint="parquet and CSV files can be checked")
-        results[str(place)] = quality.check(place, rules)
-    blocking = sum(f.blocking for findings in results.values() for f in findings)
-
-    def text() -> None:
-        for name, findings in results.items():
-            click.echo(f"{name}: {'no findings' if not findings else f'{len(findings)} findings'}")
-            _show_findings(findings)
-
-    emit(results, as_json=as_json, text=text)
-    return 1 if blocking else 0

@@ -24,6 +24,13 @@ def _repo() -> Repository:
     return repository.require(Path.cwd())
 
 
+def _repo_or_new() -> Repository:
+    """As ``_repo``; in a git work tree one is begun, as ``add`` does."""
+    from holdfast.data import repository
+
+    return repository.ensure(Path.cwd()) if repository.in_git(Path.cwd()) else _repo()
+
+
 @click.command()
 @paths
 @remote_option
@@ -86,7 +93,7 @@ def gc(
 ) -> None:
     """Remove objects nobody needs, or the named VERSIONS if nobody needs them.
 
-    What the workspace, any branch or tag, or an admitted dataset version of the ledger needs stays.
+    What the workspace, any branch or tag, any run, registered or serving model needs stays, and who needs it is said.
     """
     from holdfast.core.errors import BadInput
     from holdfast.data import gc as sweeping
@@ -114,25 +121,19 @@ def gc(
 
 
 def _ledger_referrers() -> Referrers:
-    """Every dataset version that was ever admitted: a run, a model or a release may rest on it."""
+    """Runs, registered and serving models, and the current datasets of the project."""
 
     def find() -> Iterable[tuple[str, str]]:
         from holdfast.data import repository
-        from holdfast.workspace import Workspace
 
         root = repository.project_at(Path.cwd())
         if root is None or not (root / ".holdfast").is_dir():
             return
+        from holdfast.lifecycle import needs
+        from holdfast.workspace import Workspace
+
         with Workspace.open(root, create=False) as workspace:
-            after = 0
-            while entries := workspace.ledger.read(after=after, limit=1000):
-                for entry in entries:
-                    if entry.kind == "dataset.admitted" and entry.body.get("md5"):
-                        yield str(entry.body["md5"]), f"the ledger ({entry.subject}, entry {entry.sequence})"
-                after = entries[-1].sequence
-            for name, row in workspace.ledger.scan("datasets"):
-                for member in row.get("members", []):
-                    yield str(member["md5"]), f"the current version of {name}"
+            yield from needs.of_data(workspace)
 
     return find
 
@@ -219,12 +220,17 @@ def _show_table(found: Any) -> None:
 @click.argument("stages", nargs=-1)
 @click.option("--force", "-f", is_flag=True, help="Run even what did not change.")
 @click.option("--single", "-s", is_flag=True, help="Only the named stages, not what they need.")
+@click.option("--all-pipelines", "-P", is_flag=True, help="The stages of every dvc.yaml, not only of the one here.")
 @click.option("--dry", is_flag=True, help="Say what would run.")
-def repro(stages: tuple[str, ...], force: bool, single: bool, dry: bool) -> None:
+def repro(stages: tuple[str, ...], force: bool, single: bool, all_pipelines: bool, dry: bool) -> None:
     """Run the stages of dvc.yaml that changed, in order."""
     from holdfast.data import repro as running
+    from holdfast.data import stages as declared
 
-    done = running.repro(_repo(), stages, force=force, single=single, dry=dry, say=say)
+    repo = _repo()
+    found = [stage for file in declared.files(repo) for stage in declared.load(file, repo.root)]
+    named = [] if all_pipelines else running.named_from(repo, Path.cwd(), found, stages)
+    done = running.repro(repo, named, force=force, single=single, dry=dry, say=say)
     say(f"{len(done)} stages {'would run' if dry else 'done'}" if done else "nothing changed")
 
 
@@ -241,12 +247,155 @@ def dag(as_json: bool) -> None:
 
     def text() -> None:
         for stage in found:
-            click.echo(f"{stage.name}" + (f" ← {', '.join(needs[stage.name])}" if needs[stage.name] else ""))
+            mine = needs[stage.address]
+            click.echo(stage.address + (f" ← {', '.join(mine)}" if mine else ""))
 
-    emit({stage.name: needs[stage.name] for stage in found}, as_json=as_json, text=text)
+    emit({stage.address: needs[stage.address] for stage in found}, as_json=as_json, text=text)
+
+
+force_option = click.option("--force", "-f", is_flag=True, help="Overwrite what is in the way.")
+out_option = click.option(
+    "--out", "-o", type=click.Path(path_type=Path), help="Where it goes; the same name without it."
+)
+no_download = click.option("--no-download", is_flag=True, help="Make the pointer only; `pull` brings the data.")
+
+
+def _show_imported(found: Iterable[Any]) -> None:
+    for one in found:
+        version = one.md5[:8] if one.md5 else "not downloaded"
+        click.echo(f"{one.path}: {version} from {one.origin}" + ("" if one.changed else ": unchanged"))
+
+
+@click.command("import")
+@click.argument("url")
+@click.argument("path")
+@out_option
+@click.option("--rev", help="Branch, tag or commit; its default branch without it.")
+@remote_option
+@force_option
+@no_download
+@json_option
+def import_(
+    url: str, path: str, out: Path | None, rev: str | None, remote: str | None, force: bool, no_download: bool, as_json: bool
+) -> None:  # fmt: skip
+    """Track PATH of the git repository at URL: DVC's or Holdfast's data in it, or its own files.
+
+    --remote names a remote of that repository, where not its default.
+    """
+    from holdfast.data import imports
+
+    with progress(f"import {path}") as report:
+        done = imports.from_repository(
+            _repo_or_new(),
+            url,
+            path,
+            out=out,
+            rev=rev,
+            remote=remote,
+            force=force,
+            download=not no_download,
+            progress=report,
+        )
+    emit(vars(done), as_json=as_json, text=lambda: _show_imported([done]))
+
+
+@click.command("import-url")
+@click.argument("url")
+@click.argument("out", required=False, type=click.Path(path_type=Path))
+@force_option
+@no_download
+@json_option
+def import_url(url: str, out: Path | None, force: bool, no_download: bool, as_json: bool) -> None:
+    """Track a file of http(s), s3, gs, azure or remote://NAME/path, or a file or folder of this machine."""
+    from holdfast.data import imports
+
+    with progress(f"import {url}") as report:
+        done = imports.from_url(_repo_or_new(), url, out=out, force=force, download=not no_download, progress=report)
+    emit(vars(done), as_json=as_json, text=lambda: _show_imported([done]))
+
+
+@click.command()
+@paths
+@click.option("--rev", help="Branch, tag or commit to follow from now on.")
+@click.option("--dry-run", is_flag=True, help="Say what has changed; bring nothing.")
+@force_option
+@json_option
+def update(targets: tuple[Path, ...], rev: str | None, dry_run: bool, force: bool, as_json: bool) -> None:
+    """Bring imports (all, or TARGETS) to what their origin holds now."""
+    from holdfast.data import imports
+
+    with progress("update") as report:
+        done = imports.update(_repo(), targets, rev=rev, force=force, dry=dry_run, progress=report)
+
+    def text() -> None:
+        if dry_run:
+            for one in done:
+                click.echo(f"{one.path}: {'update available' if one.changed else 'unchanged'}")
+        else:
+            _show_imported(done)
+        if not done:
+            say("no imports here")
+
+    emit([vars(one) for one in done], as_json=as_json, text=text)
+
+
+@click.command()
+@click.argument("targets", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--outs", is_flag=True, help="Delete the data in the workspace too.")
+@click.option("--force", "-f", is_flag=True, help="Even data whose bytes are in no version.")
+@json_option
+def remove(targets: tuple[Path, ...], outs: bool, force: bool, as_json: bool) -> None:
+    """Stop tracking TARGETS: their pointers go, the data stays.
+
+    A file inside a tracked folder is taken out of the folder's next version, and out of the workspace.
+    """
+    from holdfast.data import members, snapshot
+    from holdfast.data import remove as removing
+
+    repo = _repo()
+    places = [snapshot.locate(Path.cwd(), target) for target in targets]
+    inner = [place for place in places if place.suffix != ".dvc" and members.folder_of(repo, place) is not None]
+    removed = removing.remove(repo, [p for p in places if p not in inner], outs=outs, force=force)
+    changed = members.drop(repo, inner) if inner else []
+
+    def text() -> None:
+        for name in removed:
+            click.echo(f"{name} removed")
+        for one in changed:
+            click.echo(
+                f"{one.path}: {len(one.removed)} files dropped, now version {one.md5[:8]} with {one.files} files"
+            )
+
+    emit({"removed": removed, "changed": [vars(one) for one in changed]}, as_json=as_json, text=text)
+
+
+@click.command()
+@click.option("--dvc-files", is_flag=True, help="Rewrite pointers and lock files too.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@json_option
+def migrate(dvc_files: bool, dry_run: bool, as_json: bool) -> int:
+    """Give the cache's objects of DVC 2.x their 3.x names; exit status 1 when a file could not be rewritten whole."""
+    from holdfast.data import migrate as migrating
+
+    with progress("migrate") as report:
+        done = migrating.migrate(_repo(), dvc_files=dvc_files, dry=dry_run, progress=report)
+
+    def text() -> None:
+        would = "would be " if dry_run else ""
+        click.echo(f"{done.objects} objects {would}migrated, {len(done.files)} files {would}rewritten")
+        for name, why in done.skipped.items():
+            click.secho(f"left as it is: {name}: {why}; get it with `holdfast data pull`", err=True, fg="yellow")
+
+    emit(vars(done), as_json=as_json, text=text)
+    return 1 if done.skipped else 0
 
 
 COMMANDS = {
+    "import": import_,
+    "import-url": import_url,
+    "update": update,
+    "remove": remove,
+    "migrate": migrate,
     "push": push,
     "fetch": fetch,
     "pull": pull,

@@ -24,10 +24,14 @@ def features() -> None:
 def apply_(as_json: bool) -> None:
     """Check definitions.py and record what changed."""
     from holdfast.features import view
+    from holdfast.lifecycle import live, scheduled
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace:
-        found = view.apply(workspace.ledger, workspace.project(), at=workspace.clock.now(), actor=workspace.actor)
+        project = workspace.project()
+        live.refresh(workspace)
+        scheduled.of(project)  # a schedule that cannot be read is told now, not at night
+        found = view.apply(workspace.ledger, project, at=workspace.clock.now(), actor=workspace.actor)
 
     def text() -> None:
         if not found:
@@ -82,11 +86,14 @@ def _catalogue(words: str, as_json: bool) -> None:
 def show(name: str, as_json: bool) -> None:
     """One view or service: its features, definition and versions."""
     from holdfast.core.errors import NotFound
+    from holdfast.core.identity import iso
     from holdfast.features import view
+    from holdfast.lifecycle import scheduled
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as workspace:
         every = view.catalogue(workspace.ledger)
+        ran = workspace.ledger.get(scheduled.STATE, name)
     found = [e for e in every if e["name"] == name]
     if not found:
         raise NotFound.among("feature view or service", name, [e["name"] for e in every])
@@ -99,6 +106,13 @@ def show(name: str, as_json: bool) -> None:
                     click.echo(f"  {word:12} {entry[word]}")
             click.echo(f"  {'used by':12} {', '.join(entry['used_by']) or 'nobody'}")
             click.echo(f"  {'live':12} {', '.join(entry['live']) or 'no'}")
+            if entry["schedule"]:
+                last = (
+                    "not yet run"
+                    if ran is None
+                    else f"{ran['outcome']} for {iso(ran['tick'])} {ran['reason']}".rstrip()
+                )
+                click.echo(f"  {'materialized':12} {entry['schedule']}: {last}")
             click.echo(f"  {'versions':12} {', '.join(v[:12] for v in entry['versions'])}")
             for column in entry["columns"]:
                 click.echo("  " + ("  ".join(column) if isinstance(column, list) else str(column)))
@@ -165,12 +179,12 @@ def _instant(text: str | None) -> int | None:
 @json_option
 def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_json: bool) -> None:
     """Bring files into the online store (all VIEWS when none is named). Stop it and run it again: it goes on."""
-    from holdfast.server import featureserver
+    from holdfast.lifecycle import ingest
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace, progress("materialize", quiet=as_json) as report:
         upto = _instant(end)
-        found = featureserver.materialize(
+        found = ingest.materialize(
             workspace,
             start=_instant(start),
             end=workspace.clock.now() if upto is None else upto,
@@ -183,6 +197,34 @@ def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_j
             ["view", "rows", "entities", "chunks", "done before"],
             [[f[k] for k in ("view", "rows", "entities", "chunks", "skipped")] for f in found],
         )
+        for why in sorted({f["kept_out"] for f in found if f["kept_out"]}):
+            say(f"kept out: {why}")
+
+    emit(found, as_json=as_json, text=text)
+
+
+@features.command("ingest")
+@click.argument("sources", nargs=-1)
+@json_option
+def ingest_(sources: tuple[str, ...], as_json: bool) -> None:
+    """Pull SOURCES (every query of the project by default), validate what is new and make it the current version."""
+    from holdfast.core.errors import NotFound
+    from holdfast.lifecycle import ingest
+    from holdfast.workspace import Workspace
+
+    with Workspace.open() as workspace:
+        known = workspace.project().sources
+        for name in sources:
+            if name not in known:
+                raise NotFound.among("source", name, known)
+        wanted = sources or [name for name, source in known.items() if source.url is not None]
+        found = [ingest.bring(workspace, known[name], at=workspace.clock.now()) for name in wanted]
+
+    def text() -> None:
+        if not found:
+            say("the project has no source that is a query; name the sources to bring in")
+            return
+        table(["source", "version", "rows", "bytes"], [[v.name, v.sha256[:12], v.rows, v.size] for v in found])
 
     emit(found, as_json=as_json, text=text)
 
@@ -200,7 +242,59 @@ def rebuild(as_json: bool) -> None:
     with Workspace.open() as workspace, progress("rebuild", quiet=as_json) as report:
         found = featureserver.rebuild(workspace, end=workspace.clock.now(), progress=report)
 
-    emit(found, as_json=as_json, text=lambda: say(f"{found['views']} views filled from files, {found['pushes']} pushes replayed"))
+    emit(
+        found,
+        as_json=as_json,
+        text=lambda: say(f"{found['views']} views filled from files, {found['pushes']} pushes replayed"),
+    )
+
+
+@features.command("import-feast")
+@click.argument("repository", type=click.Path(exists=True, file_okay=False))
+@click.option("--python", help="A Python that has Feast; the repository's modules run in it.  [default: python3]")
+@click.option(
+    "--output", "-o", default="definitions.py", show_default=True, help="The module to write; never overwritten."
+)
+@click.option(
+    "--link", is_flag=True, help="Link the repository's data files into data/ where they are outside the project."
+)
+@json_option
+def import_feast(repository: str, python: str | None, output: str, link: bool, as_json: bool) -> None:
+    """Write the definitions of the Feast REPOSITORY as ours: entities, sources, feature views, services.
+
+    What cannot be carried is listed, on-demand views with their source among it. Nothing of the repository is changed.
+    """
+    from pathlib import Path
+
+    import msgspec
+
+    from holdfast.core.project import find_root
+    from holdfast.protocols.feast import importer
+
+    root = find_root()
+    target = (root / output).resolve()
+    if target.suffix != ".py":
+        raise click.UsageError("--output names a Python module, like definitions.py")
+    importer.vacant(target)
+    found = importer.read(Path(repository).resolve(), python or "python3")
+    imported = importer.translate(found, Path(repository), root)
+    importer.write(imported, target)
+    linked = importer.link(imported, root) if link else []
+    body = {**msgspec.to_builtins(imported), "module": str(target), "linked": linked}
+
+    def text() -> None:
+        for kind in ("entities", "sources", "views", "services"):
+            click.echo(f"{len(body[kind]):4}  {kind}: {', '.join(body[kind]) or 'none'}")
+        for title, entries in (("to do by hand", imported.left), ("carried, with another meaning", imported.notes)):
+            if entries:
+                click.secho(title, bold=True)
+                for kind, name, why in entries:
+                    click.echo(f"  {kind} {name}: {why}")
+        for place, file in imported.links:
+            click.echo(f"  {'linked' if place in linked else 'to link or copy'}: {place} <- {file}")
+        say(f"written: {target.name}; look it through, then `holdfast features apply`")
+
+    emit(body, as_json=as_json, text=text)
 
 
 @features.command()
@@ -217,7 +311,7 @@ def get(service: str, spine: str | None, timestamp: str | None, as_of: str | Non
 
     from holdfast.core.errors import NotFound
     from holdfast.features import point_in_time
-    from holdfast.server import featureserver
+    from holdfast.lifecycle import ingest
     from holdfast.workspace import Workspace
 
     if (spine is None) == (as_of is None):
@@ -227,7 +321,8 @@ def get(service: str, spine: str | None, timestamp: str | None, as_of: str | Non
         if service not in services:
             raise NotFound.among("feature service", service, services)
         chosen = services[service]
-        tables = featureserver.source_tables(workspace, {v.source.name: v.source for v in chosen.views}.values())
+        sources = {v.source.name: v.source for v in chosen.views}
+        tables = ingest.tables(workspace, sources.values(), at=workspace.clock.now())
         at = _instant(as_of)
         if at is not None:
             found = point_in_time.as_of(workspace.engine, chosen, at, sources=tables)
@@ -252,11 +347,11 @@ def verify(
     service: str, since: str | None, until: str | None, environment: str, tolerance: float, as_json: bool
 ) -> int:
     """Recompute what SERVICE served as known at each request's time, and compare. Status 1 when anything is unequal."""
-    from holdfast.server import featureserver
+    from holdfast.lifecycle import served
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as workspace:
-        found = featureserver.verify(
+        found = served.verify(
             workspace,
             service,
             since=_instant(since),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A lock with hashes to install.",
 )
+@click.option("--hashes", is_flag=True, help="Ask the index for the hash of every package (for this platform).")
 @click.option("--build", is_flag=True, help="Build with docker or podman after writing.")
 @click.option("--tag", help="Tag of the built image.")
 def image(
@@ -38,12 +39,15 @@ def image(
     base: str,
     wheel: Path | None,
     lock_file: Path | None,
+    hashes: bool,
     build: bool,
     tag: str | None,
 ) -> None:
     """Write a container build context for MODEL@VERSION into TARGET: the model, a lock, a non-root Dockerfile."""
     from holdfast.core.errors import Conflict
+    from holdfast.lifecycle import approval
     from holdfast.registry import versions
+    from holdfast.serving import environment
     from holdfast.serving import image as images
     from holdfast.workspace import Workspace
 
@@ -52,22 +56,24 @@ def image(
     with Workspace.open(create=False) as workspace:
         found = versions.resolve(workspace.ledger, model)
         name = service or found.name
+        approval.require_version(workspace, found, service=name, at=workspace.clock.now())
         text = images.dockerfile(
-            base=base, service=name, local_wheel=wheel.name if wheel else None, hashed=lock_file is not None
+            base=base, service=name, local_wheel=wheel.name if wheel else None, hashed=lock_file is not None or hashes
         )
+        roots = (
+            ["holdfast", "onnxruntime"] if found_format(workspace, found.content) == "onnx" else ["holdfast[sklearn]"]
+        )
+        pins = environment.closure(roots)
+        if wheel is not None:
+            pins.pop("holdfast", None)
+        if lock_file is not None:
+            lock = lock_file.read_text()
+            images.check_lock(lock, pins)
+        else:
+            lock = images.lock(pins, environment.hashes(pins) if hashes else None)
         target.mkdir(parents=True, exist_ok=True)
         (target / "Dockerfile").write_text(text)
-        if lock_file is not None:
-            (target / "requirements.lock").write_bytes(lock_file.read_bytes())
-        else:
-            pins = _pins(
-                ["holdfast", "onnxruntime"]
-                if found_format(workspace, found.content) == "onnx"
-                else ["holdfast[sklearn]"]
-            )
-            if wheel is not None:
-                pins.pop("holdfast", None)
-            (target / "requirements.lock").write_text(images.lock(pins))
+        (target / "requirements.lock").write_text(lock)
         if wheel is not None:
             (target / wheel.name).write_bytes(wheel.read_bytes())
         _workspace(workspace, target / "workspace", name, found.version, found.content)
@@ -107,9 +113,13 @@ def _workspace(workspace: Workspace, target: Path, service: str, version: int, c
     key = hashlib.sha256(b"holdfast image " + content.encode()).digest()
     (home / "keys").mkdir(parents=True)
     (home / "keys" / "release").write_bytes(key)
+    # What the log may keep goes with the version; hashes must be the same everywhere, so their key goes too.
+    log = _log_policy(workspace, service)
+    if log.get("redact") or log.get("key") == "hash":
+        (home / "keys" / "redaction").write_bytes(workspace.secret("redaction"))
     release = Release(
         service=service, environment="production", model=package.name, sequence=1,
-        champion=Arm(version=version, content=content), reason="built into the image",
+        champion=Arm(version=version, content=content), reason="built into the image", log=log,
     )  # fmt: skip
     release_file.write(home / "releases", release, key)
     for lock in (home / "releases").glob(".*"):
@@ -119,29 +129,19 @@ def _workspace(workspace: Workspace, target: Path, service: str, version: int, c
         (home / name / ".keep").touch()
 
 
-def _pins(roots: list[str]) -> dict[str, str]:
-    """The exact versions installed here of what a replica needs: the closure of ``roots`` over installed metadata."""
-    from importlib import metadata
+def _log_policy(workspace: Workspace, service: str) -> dict[str, Any]:
+    """What the service's prediction log may keep: as its release says, else as the project declares it."""
+    from holdfast.core.errors import NotFound
+    from holdfast.lifecycle import release
 
-    from packaging.requirements import Requirement
-
-    pins: dict[str, str] = {}
-    waiting = [Requirement(r) for r in roots]
-    seen: set[str] = set()
-    while waiting:
-        wanted = waiting.pop()
-        key = str(wanted)
-        if key in seen:
-            continue
-        seen.add(key)
-        distribution = metadata.distribution(wanted.name)
-        pins[distribution.metadata["Name"].lower().replace("_", "-")] = distribution.version
-        for line in distribution.requires or ():
-            need = Requirement(line)
-            extras = wanted.extras or {""}
-            if need.marker is None or any(need.marker.evaluate({"extra": e}) for e in extras):
-                waiting.append(need)
-    return pins
+    live = release.current(workspace.ledger, service, "production")
+    if live is not None:
+        return dict(live.log)
+    try:
+        found = workspace.project().services.get(service)
+    except NotFound:
+        return {}
+    return {} if found is None else found.prediction_log.policy
 
 
 def _build(folder: Path, tag: str) -> None:

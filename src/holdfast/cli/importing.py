@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from holdfast.cli.models import policy_of
+from holdfast.cli.models import terms_of
 from holdfast.cli.output import emit, json_option, progress, say
 
 
@@ -29,7 +29,7 @@ def import_mlflow(url: str, as_json: bool) -> None:
             ledger=workspace.ledger,
             objects=workspace.objects,
             clock=workspace.clock,
-            policy=lambda name: policy_of(workspace, name),
+            policy=lambda name: terms_of(workspace, name),
             protected=tuple(workspace.settings.gate.protected_aliases),
             actor=workspace.actor,
         )

@@ -19,14 +19,16 @@ def loop() -> None:
 
 
 def services_of(ws: Workspace, names: tuple[str, ...]) -> list[Service]:
-    """The named services of the project, or all of them."""
+    """The named services of the project, or all of them; none is enough where a view has a schedule."""
     from holdfast.core.errors import NotFound
+    from holdfast.lifecycle import scheduled
 
-    known = ws.project().services
+    project = ws.project()
+    known = project.services
     for name in names:
         if name not in known:
             raise NotFound.among("service", name, known)
-    if not known:
+    if not known and not scheduled.of(project):
         raise NotFound("the project declares no service", hint="add an hf.Service to its definitions")
     return [known[n] for n in (names or known)]
 
@@ -43,6 +45,7 @@ def run(services: tuple[str, ...], poll: float, once: bool, as_json: bool) -> No
 
     from holdfast.core.identity import new_id
     from holdfast.lifecycle import loop as looping
+    from holdfast.lifecycle import scheduled
     from holdfast.workspace import Workspace
 
     def tell(stage: str, message: str) -> None:
@@ -50,15 +53,17 @@ def run(services: tuple[str, ...], poll: float, once: bool, as_json: bool) -> No
 
     with Workspace.open() as ws:
         wanted = services_of(ws, services)
+        views = scheduled.of(ws.project())
         if once:
             holder = f"{ws.actor}/{new_id()}"
-            done = [looping.tick(ws, s, now=ws.clock.now(), holder=holder, tell=tell) for s in wanted]
+            done = looping.materialize(ws, views, now=ws.clock.now(), holder=holder, tell=tell)
+            done += [looping.tick(ws, s, now=ws.clock.now(), holder=holder, tell=tell) for s in wanted]
             emit(done, as_json=as_json, text=lambda: None)
             return
         stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
-        looping.run(ws, wanted, poll=poll, tell=tell, stop=stop.is_set)
+        looping.run(ws, wanted, views=views, poll=poll, tell=tell, stop=stop.is_set)
 
 
 @loop.command("cycles")

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("train", "train", "Build the training set, fit, package, register a model version."),
     "run": ("run", "run", "Run any script as a tracked, reproducible run."),
     "reproduce": ("run", "reproduce", "Do a run again and compare."),
-    "runs": ("runs", "runs", "List, show and compare tracked runs."),
+    "runs": ("runs", "runs", "List, show, compare and plot tracked runs."),
     "import-mlflow": ("importing", "import_mlflow", "Bring in what an MLflow server holds."),
     "models": ("models", "models", "List, inspect and move approvals of model versions."),
     "check": ("check", "check", "The gate: measure a version and decide."),

@@ -15,21 +15,22 @@ from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
     from holdfast.core.records import ModelVersion
+    from holdfast.registry.approval import Terms
     from holdfast.workspace import Workspace
 
 reason_option = click.option("--reason", default="", help="Why; kept in the ledger.")
 
 
-def policy_of(workspace: Workspace, name: str) -> str:
-    """The gate's policy for a model name: what the project declares and the settings ask for."""
+def terms_of(workspace: Workspace, name: str) -> Terms:
+    """The gate's terms for a model name: what the project declares and the settings ask for."""
     from holdfast.core.errors import NotFound
-    from holdfast.registry import pointers
+    from holdfast.registry.approval import terms_for
 
     try:
-        project = workspace.project()
+        services = workspace.project().services.values()
     except NotFound:
-        project = None
-    return pointers.policy_for(project, name, workspace.settings.gate.policy)
+        return terms_for((), name, workspace.settings.gate.policy)
+    return terms_for(services, name, workspace.settings.gate.policy)
 
 
 @click.group()
@@ -85,20 +86,65 @@ def decision(reference: str, as_json: bool) -> None:
         model, cut, features = found["why_this_model"], found["why_this_threshold"], found["why_these_features"]
         click.secho(f"{found['version']}  {found['content'][:12]}  verdict {found['verdict']}", bold=True)
         rows = [
-            ("chosen" if i == model["chosen"] else "", c["metrics"].get(model["chosen_by"]), round(c["seconds"], 1), str(c["params"]))
+            (
+                "chosen" if i == model["chosen"] else "",
+                c["metrics"].get(model["chosen_by"]),
+                round(c["seconds"], 1),
+                str(c["params"]),
+            )
             for i, c in enumerate(model["candidates"])
         ]
         table(["", model["chosen_by"], "seconds", "candidate"], rows, title="Why this model")
         costs = cut["costs"]
-        click.echo(f"\nWhy this threshold: {cut['threshold']} (a miss costs {costs['miss']:g}, a false alarm {costs['false_alarm']:g})")
+        click.echo(
+            f"\nWhy this threshold: {cut['threshold']} (a miss costs {costs['miss']:g}, a false alarm {costs['false_alarm']:g})"
+        )
         best = min((p["cost"] for p in cut["curve"]), default=None)
         if best is not None:
             click.echo(f"  least cost per row on the tune rows {best:.4f}, over {len(cut['curve'])} cuts")
         leaned = [(f["feature"], f["drop"], f"[{f['low']:.4f}, {f['high']:.4f}]") for f in features["importance"][:12]]
         click.echo()
         table(["feature", f"drop of {features['metric']}", "interval"], leaned, title="Why these features")
+        alone = [(f["feature"], f["drop"], f"[{f['low']:.4f}, {f['high']:.4f}]") for f in features.get("ablation", [])]
+        if alone:
+            click.echo()
+            table(["without", "drop", "interval"], alone, title="Fitted again without")
 
     emit(found, as_json=as_json, text=text)
+
+
+@models.command()
+@click.argument("reference")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write the page here.")
+@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), help="Write the short form here.")
+@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True,
+              help="What a version without a package of Holdfast's predicts.")  # fmt: skip
+def card(reference: str, html: Path | None, markdown: Path | None, task: str) -> None:
+    """The model card of a version, drawn from the ledger: data, verdict with every figure, plots, decision. Markdown to stdout
+    unless a file is named."""
+    from holdfast.cli.check import card_page
+    from holdfast.core.errors import NotFound
+    from holdfast.registry import versions
+    from holdfast.validation import render
+
+    with _workspace() as workspace:
+        version = versions.resolve(workspace.ledger, reference)
+        verdict = versions.verdict(workspace.ledger, version.name, version.version)
+        if html is not None:
+            html.write_text(card_page(workspace, version, verdict, task), encoding="utf-8")
+            say(f"{html} shows {version.name}@{version.version}")
+    if markdown is None and html is not None:
+        return
+    if verdict is None:
+        raise NotFound(
+            f"{version.name}@{version.version} was not checked, so there are no figures to show",
+            hint=f"run `holdfast check {version.name}@{version.version}`",
+        )
+    text = render.markdown(verdict)
+    if markdown is None:
+        click.echo(text)
+    else:
+        markdown.write_text(text, encoding="utf-8")
 
 
 @models.command()
@@ -109,12 +155,14 @@ def show(reference: str, as_json: bool) -> None:
     import msgspec
 
     from holdfast.core.errors import BadInput, NotFound
-    from holdfast.registry import foreign, versions
+    from holdfast.registry import foreign, versions, waivers
+    from holdfast.validation import render
 
     with _workspace() as workspace:
         version = versions.resolve(workspace.ledger, reference)
         verdict = versions.verdict(workspace.ledger, version.name, version.version)
-        policy = policy_of(workspace, version.name)
+        waived = waivers.active(workspace.ledger, version.name, version.version, at=workspace.clock.now())
+        policy = terms_of(workspace, version.name).policy
         try:
             files = foreign.files_of(workspace.objects, version.content)
         except (NotFound, BadInput):
@@ -123,6 +171,7 @@ def show(reference: str, as_json: bool) -> None:
         **msgspec.to_builtins(version),
         "policy": policy,
         "verdict": msgspec.to_builtins(verdict),
+        "waivers": msgspec.to_builtins(waived),
         "files": msgspec.to_builtins(files),
     }
 
@@ -144,10 +193,10 @@ def show(reference: str, as_json: bool) -> None:
             if shown:
                 click.echo(f"  {label:13} {shown}")
         if verdict:
-            table(
-                ["check", "outcome", "figure", "threshold", "n"],
-                [[r.check, r.outcome, r.figure, r.threshold, r.n] for r in verdict.results],
-            )
+            table(render.HEADERS, render.rows(verdict))
+        if waived:
+            told = [[w.check, w.group, w.by, _when(w.until), w.reason] for w in waived]
+            table(["waived", "group", "by", "until", "why"], told)
         if files:
             table(["file", "bytes", "sha256"], [[n, f.size, f.sha256[:12]] for n, f in files.items()])
 
@@ -232,7 +281,7 @@ def alias(reference: str, alias: str, remove: bool, reason: str, as_json: bool) 
             version.name,
             alias,
             None if remove else version.version,
-            policy=policy_of(workspace, version.name),
+            policy=terms_of(workspace, version.name),
             at=workspace.clock.now(),
             actor=workspace.actor,
             reason=reason,
@@ -256,7 +305,7 @@ def rollback(name: str, reason: str, as_json: bool) -> None:
         version = pointers.rollback(
             workspace.ledger,
             name,
-            policy=policy_of(workspace, name),
+            policy=terms_of(workspace, name),
             at=workspace.clock.now(),
             actor=workspace.actor,
             reason=reason,
@@ -370,7 +419,7 @@ def _move(
 
     with _workspace() as workspace:
         version = versions.resolve(workspace.ledger, reference)
-        policy = policy_of(workspace, version.name)
+        policy = terms_of(workspace, version.name)
         now = workspace.clock.now()
         moved: ModelVersion = pointers.move_stage(
             workspace.ledger,

@@ -86,6 +86,39 @@ def drift(service: str, every: bool, as_json: bool) -> None:
 
 @monitor.command()
 @click.argument("service")
+@json_option
+def features(service: str, as_json: bool) -> None:
+    """Nulls, ranges and freshness of the features SERVICE was served, by the newest report."""
+    _newest(service, "features", as_json)
+
+
+@monitor.command()
+@click.argument("service")
+@json_option
+def parity(service: str, as_json: bool) -> None:
+    """Whether SERVICE was served what recomputing gives, by the newest report; `holdfast features verify` does it now."""
+    _newest(service, "parity", as_json)
+
+
+def _newest(service: str, kind: str, as_json: bool) -> None:
+    from holdfast.monitoring import report as reports
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        _known(workspace, service)
+        found = reports.recent(workspace.ledger, service, kind=kind, limit=1)
+
+    def text() -> None:
+        if found:
+            _draw(found, every=True)
+        else:
+            say(f"no {kind} report on {service} yet; make one with `holdfast monitor run {service}`")
+
+    emit(found[0] if found else None, as_json=as_json, text=text)
+
+
+@monitor.command()
+@click.argument("service")
 @click.option("--last", default="7d", show_default=True, help="How far back to look.")
 @json_option
 def outliers(service: str, last: str, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 
-def _service(ws: Workspace, name: str) -> Service:
+def declared_service(ws: Workspace, name: str) -> Service:
+    """The service as the project's definitions say."""
     from holdfast.cli.loop import services_of
 
     return services_of(ws, (name,))[0]
@@ -24,7 +27,7 @@ def _service_of_model(ws: Workspace, version: ModelVersion, wanted: str | None) 
     from holdfast.core.errors import BadInput, NotFound
 
     if wanted:
-        return _service(ws, wanted)
+        return declared_service(ws, wanted)
     found = [s for s in ws.project().services.values() if s.model.name == version.name]
     if not found:
         raise NotFound(f"no service of the project serves model {version.name!r}", hint="name one with --service")
@@ -37,8 +40,14 @@ def _service_of_model(ws: Workspace, version: ModelVersion, wanted: str | None) 
 @click.argument("version")
 @click.option("--service", help="Which service, where several serve this model.")
 @click.option("--to", "goal", type=click.Choice(["staging", "production"]), default="production", show_default=True)
+@click.option(
+    "--env",
+    "where",
+    type=click.Choice(["here", "auto"]),
+    help="Make the environment the model was made in where this one differs.  [default: serve.environment]",
+)
 @json_option
-def deploy(version: str, service: str | None, goal: str, as_json: bool) -> None:
+def deploy(version: str, service: str | None, goal: str, where: str | None, as_json: bool) -> None:
     """Bring VERSION (name@7, name@champion, name@latest) to staging, smoke-test it there, and start its rollout."""
     from holdfast.core.errors import NotApproved
     from holdfast.lifecycle import release as releasing
@@ -49,6 +58,11 @@ def deploy(version: str, service: str | None, goal: str, as_json: bool) -> None:
         found = versions.resolve(ws.ledger, version)
         owner = _service_of_model(ws, found, service)
         now = ws.clock.now()
+        if goal == "production":
+            _fits_beside(ws, owner.name, found)
+        if where is not None:
+            # The staging server is a child of this process and reads its settings as any other would.
+            os.environ["HOLDFAST_SERVE_ENVIRONMENT"] = where
         say(f"staging {found.name}@{found.version} ({found.content[:12]}…)")
         releasing.stage(ws, owner, found, at=now, reason="deploy")
         evidence = releasing.smoke(ws, owner, found, at=now)
@@ -68,7 +82,33 @@ def deploy(version: str, service: str | None, goal: str, as_json: bool) -> None:
     emit(result, as_json=as_json, text=lambda: click.echo(f"{result['version']}: {goal}"))
 
 
-@click.group()
+def _fits_beside(ws: Workspace, service: str, version: ModelVersion) -> None:
+    """Refuse a rollout whose challenger the champion's process could never load."""
+    from holdfast.lifecycle import release as releasing
+    from holdfast.registry import package as packages
+    from holdfast.serving import environment
+
+    live = releasing.current(ws.ledger, service, "production")
+    if live is not None and live.champion is not None and live.champion.content != version.content:
+        mine, theirs = (packages.load(ws.objects, c) for c in (version.content, live.champion.content))
+        environment.together(mine, theirs)
+
+
+class _Release(click.Group):
+    """Loads the A/B commands when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), "abtest"]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name == "abtest":
+            from holdfast.cli.abtest import abtest
+
+            return abtest
+        return super().get_command(ctx, name)
+
+
+@click.group(cls=_Release)
 def release() -> None:
     """Show and move traffic of a service."""
 
@@ -82,7 +122,7 @@ def status(service: str, as_json: bool) -> None:
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as ws:
-        _service(ws, service)
+        declared_service(ws, service)
         live = releasing.current(ws.ledger, service, "production")
         staged = releasing.current(ws.ledger, service, "staging")
         rollout = releasing.rollout_of(ws.ledger, service)
@@ -107,8 +147,58 @@ def weight(service: str, percent: float, reason: str) -> None:
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
-        moved = releasing.set_weight(ws, _service(ws, service), percent, at=ws.clock.now(), reason=reason)
+        moved = releasing.set_weight(ws, declared_service(ws, service), percent, at=ws.clock.now(), reason=reason)
         click.echo(releasing.describe(moved))
+
+
+@release.command()
+@click.argument("service")
+@click.argument("replicas", type=click.IntRange(1, 64))
+@click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
+@click.option("--reason", default="by hand", show_default=True)
+@click.option("--timeout", type=float, default=90.0, show_default=True, help="Seconds to wait for it.")
+def scale(service: str, replicas: int, environment: str, reason: str, timeout: float) -> None:
+    """Change how many replicas of SERVICE `holdfast serve` runs on this machine; nobody's request is dropped."""
+    from holdfast.core import files
+    from holdfast.core.errors import Refused, Unavailable
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as ws:
+        before = _serving(ws, service, environment)
+        if len(before["replicas"]) == 1 and not before.get("balanced", False):
+            if replicas == 1:
+                click.echo("1 replica")
+                return
+            raise Refused(
+                f"the one replica of {service!r} takes the address itself: nothing stands in front of it to share requests",
+                hint="start it with `--replicas 2` or more; it can then be scaled while it runs",
+            )
+        ws.ledger.append(
+            "release.scaled", subject=service, at=ws.clock.now(), actor=ws.actor,
+            body={"environment": environment, "from": len(before["replicas"]), "to": replicas, "reason": reason},
+        )  # fmt: skip
+        files.write(ws.path("run", f"{service}-{environment}.replicas"), str(replicas).encode())
+        end = time.monotonic() + timeout
+        while len(now := _serving(ws, service, environment)["replicas"]) != replicas:
+            if time.monotonic() > end:
+                raise Unavailable(f"there are {len(now)} replicas after {timeout:g} s", hint="see the server's log")
+            time.sleep(0.05)
+    click.echo(f"{replicas} replica{'s' if replicas > 1 else ''}")
+
+
+def _serving(ws: Workspace, service: str, environment: str) -> dict[str, Any]:
+    """What a `holdfast serve` of this project wrote about itself."""
+    import msgspec
+
+    from holdfast.core.errors import Unavailable
+
+    try:
+        found: dict[str, Any] = msgspec.json.decode(ws.path("run", f"{service}-{environment}.json").read_bytes())
+    except FileNotFoundError:
+        raise Unavailable(
+            f"{service!r} is not being served here", hint=f"start it with `holdfast serve {service}`"
+        ) from None
+    return found
 
 
 @release.command()
@@ -120,7 +210,7 @@ def promote(service: str, reason: str) -> None:
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
-        rollout = releasing.end(ws, _service(ws, service), "promote", at=ws.clock.now(), reason=reason)
+        rollout = releasing.end(ws, declared_service(ws, service), "promote", at=ws.clock.now(), reason=reason)
         click.echo(f"{rollout.model}@{rollout.version} {rollout.status}")
 
 
@@ -133,7 +223,7 @@ def abort(service: str, reason: str) -> None:
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
-        rollout = releasing.end(ws, _service(ws, service), "abort", at=ws.clock.now(), reason=reason)
+        rollout = releasing.end(ws, declared_service(ws, service), "abort", at=ws.clock.now(), reason=reason)
         click.echo(f"{rollout.model}@{rollout.version} {rollout.status}")
 
 

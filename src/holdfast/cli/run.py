@@ -15,6 +15,7 @@ import click
 from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
+    from holdfast.training.reproduce import Recorded
     from holdfast.training.script import Tracking
     from holdfast.training.spool import Spool
     from holdfast.workspace import Workspace
@@ -26,7 +27,9 @@ _DELIVERY_SECONDS = 30.0
 @click.option("--experiment", help="Experiment of the run; made where there is none.")
 @click.option("--name", default="", help="Name of the run.")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), help="Recorded, and given as PYTHONHASHSEED and HOLDFAST_SEED."
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    help="Seeds random, NumPy, PYTHONHASHSEED and frameworks before the script runs.  [default: drawn, and recorded]",
 )
 @click.option("--wait", type=click.FloatRange(0), default=_DELIVERY_SECONDS, show_default=True, metavar="SECONDS",
               help="How long to go on delivering to a server that is away, once the command has ended.")  # fmt: skip
@@ -42,15 +45,18 @@ def run(
     as_json: bool,
     command: tuple[str, ...],
 ) -> int:
-    """Run COMMAND as a tracked run: code, environment, data and hardware are recorded; `mlflow` calls inside it land in
-    the same run, through a local spool that outlives outages of the server.
+    """Run COMMAND as a tracked run: code, environment, files read, notebook cells, seeds and hardware are recorded; `mlflow`
+    calls inside it land in the same run, through a local spool that outlives outages of the server.
 
     Exit status 1 when the command fails.
     """
+    import secrets
+
     from holdfast.core.errors import BadInput, HoldfastError
     from holdfast.training import script
     from holdfast.workspace import Workspace
 
+    seed = secrets.randbelow(2**32) if seed is None else seed
     if not command and not deliver:
         raise BadInput("there is no command to run", hint="write it like `holdfast run -- python train.py`")
     with Workspace.open() as workspace, _upstream(workspace) as (url, token):
@@ -70,11 +76,12 @@ def run(
                 home = "0"
             started = script.begin(
                 tracking, workspace.root, command, at=workspace.clock.now(), actor=workspace.actor, experiment_id=home,
-                name=name, seed=seed, datasets=_datasets(workspace.root),
+                name=name, seed=seed,
             )  # fmt: skip
             run_id = str(started["info"]["run_id"])
             say(f"run {run_id}")
-            status = _execute(spool, command, run_id, seed=seed, cwd=None)
+            status = _execute(spool, command, run_id, seed=seed, cwd=None, watch=workspace.path("observe", run_id))
+            _note(tracking, workspace, workspace.root, started, track=True)
             script.end(tracking, run_id, at=workspace.clock.now(), exit_status=status)
             spool.drain(wait)
             waiting, refused = spool.waiting, list(spool.refused)
@@ -95,7 +102,8 @@ def run(
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Do it in this new folder and keep it.")
 @json_option
 def reproduce(run_id: str, here: bool, keep: Path | None, as_json: bool) -> int:
-    """Do a run of `holdfast run` again from its commit, patch, environment and data, and compare what comes out.
+    """Do a run of `holdfast run` or `holdfast train` again from its commit, patch, environment and data, and compare what
+    comes out.
 
     Exit status 0 where the result has the same hash, 1 where it differs; then each difference is named.
     """
@@ -115,28 +123,108 @@ def reproduce(run_id: str, here: bool, keep: Path | None, as_json: bool) -> int:
         scratch.mkdir(parents=True, exist_ok=True)
         say(f"code: {past.code['commit'] or 'no commit'}" + (" and a patch" if past.patch else ""))
         root = again.rebuild_code(workspace.root, past, scratch / "code")
-        causes = _place_data(workspace.root, root, past.datasets)
-        differing = again.environment_differences(past.environment, fingerprint.environment())
+        causes = _place_data(workspace.root, root, past)
+        command, present = past.command, fingerprint.environment_of(past.command[0])
+        differing = again.environment_differences(past.environment, present)
         path = os.environ.get("PATH", "")
         if differing and not here:
             say(f"environment: {len(differing)} differences, building the run's own")
             python = again.rebuild_environment(
                 past.environment, scratch / "environment", log=scratch / "environment.log"
             )
-            path, differing = f"{python.parent}{os.pathsep}{path}", []
+            path, command = f"{python.parent}{os.pathsep}{path}", again.with_python(command, python)
+            present = fingerprint.environment_of(str(python))
+            differing = again.environment_differences(past.environment, present)
         causes += differing
+        if past.command[:2] == ["holdfast", "train"]:
+            python = scratch / "environment" / "bin" / "python"
+            return _train_again(
+                workspace, tracking, past, root, causes, python if python.exists() else None, as_json=as_json
+            )
         started = script.begin(
             tracking, root, past.command, at=workspace.clock.now(), actor=workspace.actor, seed=past.seed,
-            experiment_id=past.experiment_id, datasets=_datasets(root), tags={"holdfast.reproduces": run_id},
+            experiment_id=past.experiment_id, tags={"holdfast.reproduces": run_id}, environment=present,
         )  # fmt: skip
         new_id = str(started["info"]["run_id"])
-        status = _execute(spool, past.command, new_id, seed=past.seed, cwd=root, path=path)
+        watch = workspace.path("observe", new_id)
+        status = _execute(spool, command, new_id, seed=past.seed, cwd=root, path=path, watch=watch)
+        _note(tracking, workspace, root, started, track=False)
         script.end(tracking, new_id, at=workspace.clock.now(), exit_status=status)
         then, now = again.result(tracking, run_id), again.result(tracking, new_id)
         found = again.differences(then, now)
     if status:
         causes.append({"what": "exit status", "then": "0", "now": str(status)})
-    same = not found and not status
+    return _compared(run_id, new_id, then, now, found, causes, failed=bool(status), as_json=as_json)
+
+
+def _train_again(
+    workspace: Workspace,
+    tracking: Tracking,
+    past: Recorded,
+    root: Path,
+    causes: list[dict[str, Any]],
+    python: Path | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Do a `holdfast train` again in a workspace of its own under ``root``, and compare its run with the one of then."""
+    import shutil
+    import sys
+
+    import msgspec
+
+    import holdfast
+    from holdfast.core.errors import BadData
+    from holdfast.training import reproduce as again
+    from holdfast.training import script
+    from holdfast.workspace import Workspace as Other
+
+    clock = workspace.home / "clock"
+    if clock.exists():
+        (root / workspace.home.name).mkdir(exist_ok=True)
+        shutil.copy(clock, root / workspace.home.name / "clock")
+    # Its records go to a store of its own, whatever shared one the project's settings name.
+    environment = {k: v for k, v in os.environ.items() if k not in script.HIDDEN}
+    for slot, url in (("LEDGER", "sqlite:///.holdfast/ledger.db"), ("RUNS", "sqlite:///.holdfast/runs.db")):
+        environment[f"HOLDFAST_{slot}_URL"] = url
+    environment |= {"HOLDFAST_OBJECTS_URL": ".holdfast/objects", "HOLDFAST_SERVER_URL": ""}
+    if python is not None:
+        package = str(Path(holdfast.__file__).parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package, environment.get("PYTHONPATH"))))
+    command = [str(python or sys.executable), "-m", "holdfast.cli.main", *past.command[1:], "--json"]
+    done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, check=False)
+    if done.returncode:
+        raise BadData(f"the training of run {past.run_id} fails when it is done again", hint="what it said is above")
+    new_id = str(msgspec.json.decode(done.stdout)["run_id"])
+    then = again.result(tracking, past.run_id)
+    overrides = {
+        "ledger.url": environment["HOLDFAST_LEDGER_URL"], "runs.url": environment["HOLDFAST_RUNS_URL"],
+        "objects.url": environment["HOLDFAST_OBJECTS_URL"], "server.url": None,
+    }  # fmt: skip
+    with (
+        Other.open(root, overrides=overrides) as other,
+        _upstream(other) as (url, token),
+        _spool(other, url, token) as (_, mine),
+    ):
+        now = again.result(mine, new_id)
+    return _compared(
+        past.run_id, new_id, then, now, again.differences(then, now), causes, failed=False, as_json=as_json
+    )
+
+
+def _compared(
+    run_id: str,
+    new_id: str,
+    then: dict[str, Any],
+    now: dict[str, Any],
+    found: list[dict[str, Any]],
+    causes: list[dict[str, Any]],
+    *,
+    failed: bool,
+    as_json: bool,
+) -> int:
+    """Say whether the same came out; 0 where it did."""
+    same = not found and not failed
     summary: dict[str, Any] = {
         "run_id": run_id, "again": new_id, "same": same, "digest": {"then": then["digest"], "now": now["digest"]},
         "differences": found, "causes": causes,
@@ -155,15 +243,25 @@ def reproduce(run_id: str, here: bool, keep: Path | None, as_json: bool) -> int:
 
 
 def _execute(
-    spool: Spool, command: Sequence[str], run_id: str, *, seed: int | None, cwd: Path | None, path: str | None = None
+    spool: Spool,
+    command: Sequence[str],
+    run_id: str,
+    *,
+    seed: int | None,
+    cwd: Path | None,
+    watch: Path,
+    path: str | None = None,
 ) -> int:
-    """Run the command with its tracking calls going to the spool; 128 + N where signal N ended it."""
-    from holdfast.training import script
+    """Run the command with its tracking calls going to the spool and what it does noted in the folder ``watch``; 128 + N
+    where signal N ended it."""
+    from holdfast.training import observed, script
     from holdfast.training.spool_server import SpoolServer
 
     with SpoolServer(spool) as server:
         environment = {k: v for k, v in os.environ.items() if k not in script.HIDDEN}
         environment.update(script.variables(server.url, server.token, run_id, seed=seed))
+        watch.mkdir(parents=True, exist_ok=True)
+        environment.update(observed.variables(watch, environment))
         if path is not None:
             environment["PATH"] = path
         try:
@@ -281,9 +379,54 @@ def _datasets(root: Path) -> list[dict[str, str]]:
     ]
 
 
-def _place_data(origin: Path, root: Path, wanted: dict[str, str]) -> list[dict[str, Any]]:
-    """Check the run's data out of the original's cache; what is not the data of then."""
-    from holdfast.data import checkout, repository
+def _note(tracking: Tracking, workspace: Workspace, root: Path, run: dict[str, Any], *, track: bool) -> None:
+    """Bind to the run what its processes did: the files they read by version and hash, seeds, notebook cells.
+
+    Args:
+        root: the folder the command ran for; ``track``: files inside it that nothing keeps yet are added to the tracked data.
+    """
+    import shutil
+
+    import msgspec
+
+    from holdfast.data import reads
+    from holdfast.training import observed, script
+
+    run_id = str(run["info"]["run_id"])
+    folder = workspace.path("observe", run_id)
+    seen = observed.read_back(folder)
+    if not seen.processes:
+        # Nothing could be seen, so everything tracked is taken for read.
+        say(
+            "notice: the command's reads could not be seen (it is no Python, or an isolated one); all tracked data is noted"
+        )
+        script.log_datasets(tracking, run_id, _datasets(root))
+    bound = reads.bind(root, [Path(p) for p in seen.reads if not _scratch(Path(p), root)], track=track)
+    for read in bound:
+        if read.notice:
+            say(f"notice: {read.notice}")
+    names = {
+        (r.dataset or r.path, (r.version if r.how == "tracked" else r.md5) or ""): r.pointer or r.path
+        for r in bound
+        if r.how != "git" and r.md5
+    }
+    script.log_datasets(tracking, run_id, [{"name": n, "digest": d, "source": s} for (n, d), s in names.items()])
+    script.note(tracking, run, seen, msgspec.to_builtins(bound))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch(path: Path, root: Path) -> bool:
+    """Whether a file is a temporary one, outside of the project."""
+    import tempfile
+
+    return path.is_relative_to(tempfile.gettempdir()) and not path.is_relative_to(root)
+
+
+def _place_data(origin: Path, root: Path, past: Recorded) -> list[dict[str, Any]]:
+    """Put the run's data back under ``root``, from the original's cache; what is not the data of then, by name."""
+    import shutil
+
+    from holdfast.data import cache, checkout, hashing, repository
 
     source, target = repository.find(origin), repository.find(root)
     if source is not None and target is not None:
@@ -292,9 +435,28 @@ def _place_data(origin: Path, root: Path, wanted: dict[str, str]) -> list[dict[s
             target.cache.parent.mkdir(parents=True, exist_ok=True)
             target.cache.symlink_to(source.cache, target_is_directory=True)
         checkout.checkout(target)
-    now = {d["name"]: d["digest"] for d in _datasets(root)}
-    return [
-        {"what": f"dataset {name}", "then": wanted.get(name), "now": now.get(name)}
-        for name in sorted({*wanted, *now})
-        if wanted.get(name) != now.get(name)
-    ]
+    if not past.reads:
+        now = {d["name"]: d["digest"] for d in _datasets(root)}
+        return [
+            {"what": f"dataset {name}", "then": wanted, "now": now.get(name)}
+            for name, wanted in sorted(past.datasets.items())
+            if wanted != now.get(name)
+        ]
+    causes: list[dict[str, Any]] = []
+    for read in past.reads:
+        wanted, place = read.get("md5"), root / str(read["path"])
+        if wanted is None:
+            causes.append({"what": f"file {read['path']}", "then": "not kept", "now": None})
+            continue
+        have = hashing.digest(place).md5 if place.is_file() else None
+        inside = not Path(str(read["path"])).is_absolute() and ".." not in Path(str(read["path"])).parts
+        kept = Path(cache.of(source).path(wanted)) if source is not None else None
+        if have != wanted and inside and kept is not None and kept.is_file():
+            # The bytes the run read were not what its commit says (or were not in it): they are put back by their hash.
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)
+            shutil.copyfile(kept, place)
+            have = hashing.digest(place).md5
+        if have != wanted:
+            causes.append({"what": f"file {read['path']}", "then": wanted, "now": have})
+    return causes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,13 +11,13 @@ import click
 from holdfast.cli.output import emit, json_option, table
 
 if TYPE_CHECKING:
-    from holdfast.core.tracking import Run
+    from holdfast.core.tracking import Point, Run
     from holdfast.workspace import Workspace
 
 
 @click.group()
 def runs() -> None:
-    """List, show and compare tracked runs."""
+    """List, show, compare and plot tracked runs."""
 
 
 @runs.command("list")
@@ -104,6 +106,83 @@ def compare(run_ids: tuple[str, ...], as_json: bool) -> None:
         table(["differs", *heads], [[k, *(_short(x) for x in v)] for k, v in differing.items()])
 
     emit(value, as_json=as_json, text=text)
+
+
+@runs.command()
+@click.argument("run_ids", nargs=-1, required=True)
+@click.option("--metric", "metrics", multiple=True, help="Only this metric.  [default: all that the runs have]")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with the curves.")
+@json_option
+def plot(run_ids: tuple[str, ...], metrics: tuple[str, ...], html: Path | None, as_json: bool) -> None:
+    """The curves of metrics over steps: as a line of bars here, as a page with --html."""
+    from holdfast.core.errors import NotFound
+
+    with _workspace() as workspace:
+        found = [_find(workspace, r) for r in run_ids]
+        known = _keys(found, "metrics")
+        for name in metrics:
+            if name not in known:
+                raise NotFound.among("metric", name, known)
+        curves = {
+            name: {r.run_id: workspace.runs.metric_history(r.run_id, name, limit=1_000_000)[0] for r in found}
+            for name in metrics or known
+        }
+    if not curves:
+        raise NotFound("these runs logged no metric", hint="`holdfast runs show RUN` lists what they have")
+    names = {r.run_id: r.name or r.run_id[:12] for r in found}
+    if html is not None:
+        html.write_text(_page(curves, names), encoding="utf-8")
+
+    def text() -> None:
+        rows = [
+            [metric, names[run], len(points), min(values), max(values), points[-1].value, _bars(values)]
+            for metric, by_run in curves.items()
+            for run, points in by_run.items()
+            if (values := [p.value for p in points if math.isfinite(p.value)])
+        ]
+        table(["metric", "run", "points", "least", "most", "last", "curve"], rows)
+
+    shown = {
+        metric: {
+            run: [{"step": p.step, "at": p.at, "value": p.value} for p in points] for run, points in by_run.items()
+        }
+        for metric, by_run in curves.items()
+    }
+    emit(shown, as_json=as_json, text=text)
+
+
+def _bars(values: list[float], width: int = 40) -> str:
+    """A curve as a line of block characters, each the mean of its share of the points."""
+    count = min(width, len(values))
+    cells = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [sum(c) / len(c) for c in cells]
+    low, span = min(means), (max(means) - min(means)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int((m - low) / span * 8))] for m in means)
+
+
+def _page(curves: dict[str, dict[str, list[Point]]], names: dict[str, str]) -> str:
+    """The curves as one self-contained page."""
+    from html import escape
+
+    from holdfast.registry.plots import INK, OTHER, RING, Line, square
+
+    colours = (INK, RING, OTHER, "#2b8a3e", "#a61e4d", "#5c940d")
+    parts = []
+    for metric, by_run in curves.items():
+        lines = []
+        for place, (run, points) in enumerate(by_run.items()):
+            stepped = len({p.step for p in points}) > 1
+            drawn = [(p.step if stepped else i, p.value) for i, p in enumerate(points) if math.isfinite(p.value)]
+            lines.append(Line(drawn[:: max(1, len(drawn) // 500)], colours[place % len(colours)], names[run]))
+        spots = [spot for line in lines for spot in line.points]
+        if spots:
+            x, y = zip(*spots, strict=True)
+            parts.append(square(metric, "step", "value", lines, x=(min(x), max(x)), y=(min(y), max(y))))
+    safe = "<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+    return (
+        f"<!doctype html><html lang=en><head><meta charset=utf-8>{safe}<title>{escape(', '.join(names.values()))}</title></head>"
+        f"<body style='font:15px system-ui;display:flex;flex-wrap:wrap;gap:1.5rem'>{''.join(parts)}</body></html>"
+    )
 
 
 def _find(workspace: Workspace, run_id: str) -> Run:

@@ -9,6 +9,8 @@ import click
 from holdfast.cli.output import say
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from holdfast.workspace import Workspace
 
 
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 @click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
 @click.option("--log", "log_mode", type=click.Choice(["durable", "buffered"]), help="When the prediction log promises.")
 @click.option("--replay", is_flag=True, help="Take each row's time from the request (replays of the past only).")
-@click.option("--deadline", type=float, default=30.0, show_default=True, help="Seconds a request may take.")
+@click.option(
+    "--env", "where", type=click.Choice(["here", "auto"]), help="Make the model's environment where this one differs."
+)
+@click.option("--traces", help="OTLP/HTTP collector that gets a trace of each request.  [default: none]")
+@click.option("--memory", help="What one replica may hold, e.g. 512M.  [default: its share of 70 % of the machine's]")
+@click.option("--deadline", type=click.FloatRange(min=0.001), help="Seconds a request may take.  [default: 30]")
 @click.option("--max-rows", type=click.IntRange(1), default=100_000, show_default=True, help="Rows per request.")
 def serve(
     service: str,
@@ -30,7 +37,10 @@ def serve(
     environment: str,
     log_mode: str | None,
     replay: bool,
-    deadline: float,
+    where: str | None,
+    traces: str | None,
+    memory: str | None,
+    deadline: float | None,
     max_rows: int,
 ) -> None:
     """Answer predictions for SERVICE with whatever its release says. Runs until told to stop."""
@@ -42,8 +52,9 @@ def serve(
     import msgspec
 
     from holdfast.core.identity import check_name
+    from holdfast.core.traffic import size_bytes
     from holdfast.server import access
-    from holdfast.serving import balancer, fleet
+    from holdfast.serving import balancer, fleet, limits
     from holdfast.workspace import Workspace
 
     check_name(service, "service")
@@ -64,20 +75,33 @@ def serve(
         workspace.secret("release")
         sock = fleet.listen(bind, settings.port if port is None else port)
         address = f"http://{f'[{bind}]' if ':' in bind else bind}:{sock.getsockname()[1]}"
+        within = deadline or declared.get("deadline") or 30.0
+        wanted = memory or declared.get("memory")
+        bound = limits.budget(size_bytes(wanted) if wanted else None, replicas=count)
+        auto = (where or settings.environment) == "auto"
+        python = _python(workspace, service, environment) if auto else sys.executable
         direct = count == 1
+        collector = settings.traces if traces is None else traces
+        if collector:
+            from holdfast.serving import tracing
+
+            tracing.require(collector)
 
         def command(name: str, listen: str, lifeline: int) -> list[str]:
             from holdfast.server.dataplane import ReplicaConfig
 
             told = ReplicaConfig(
                 project=str(workspace.root), service=service, environment=environment, name=name, listen=listen,
-                lifeline=lifeline, replay=replay, log="durable" if mode == "durable" else "buffered", deadline=deadline,
+                lifeline=lifeline, replay=replay, log="durable" if mode == "durable" else "buffered", deadline=within, memory=bound,
                 max_rows=max_rows, tokens=tokens if direct else [], hosts=settings.hosts, bind=bind, guarded=direct,
-                steps=bool(declared.get("steps")),
+                steps=bool(declared.get("steps")), traces=collector,
             )  # fmt: skip
-            return [sys.executable, "-m", "holdfast.server.dataplane", msgspec.json.encode(told).decode()]
+            return [python, "-m", "holdfast.server.dataplane", msgspec.json.encode(told).decode()]
 
         run_file = workspace.path("run", f"{service}-{environment}.json")
+        # What `holdfast release scale` asks of this process; a wish left by an earlier one is none of ours.
+        wish = workspace.path("run", f"{service}-{environment}.replicas")
+        wish.unlink(missing_ok=True)
 
         answering = False
 
@@ -89,6 +113,7 @@ def serve(
                 "address": address,
                 "pid": os.getpid(),
                 "replicas": pids,
+                "balanced": not direct,
                 "environment": environment,
                 "service": service,
             }
@@ -99,7 +124,8 @@ def serve(
 
         herd = fleet.Fleet(
             command, replicas=count, listen=sock, guard=None if direct else guard(rules), on_change=announce,
-            options=balancer.BalancerOptions(deadline=deadline + 5),
+            wanted=lambda: _wanted(wish),
+            options=balancer.BalancerOptions(deadline=within + 5),
         )  # fmt: skip
 
         def ready() -> None:
@@ -123,6 +149,51 @@ def serve(
                 uvloop.run(herd.run(on_ready=ready))
         finally:
             run_file.unlink(missing_ok=True)
+            wish.unlink(missing_ok=True)
+
+
+def _python(workspace: Workspace, service: str, environment: str) -> str:
+    """The Python that can hold the champion in force: this one, or that of an environment made for it."""
+    import sys
+
+    import msgspec
+
+    from holdfast.core.errors import NotFound, Refused
+    from holdfast.registry import package as packages
+    from holdfast.serving import environment as environments
+    from holdfast.serving import release_file
+
+    release = release_file.read(workspace.path("releases", "."), service, environment, workspace.secret("release"))
+    if release is None or release.champion is None:
+        return sys.executable
+    package = packages.load(workspace.objects, release.champion.content)
+    try:
+        environments.check(package)
+    except Refused as differs:
+        say(f"{differs.message}; making its environment")
+    else:
+        return sys.executable
+    recorded = dict(package.environment)
+    if package.environment.get("digest"):
+        try:
+            recorded = msgspec.json.decode(workspace.objects.get(package.environment["digest"]))
+        except NotFound:
+            say("notice: the whole environment of the model is not in the store; only its libraries are pinned")
+    base = environments.closure(["holdfast", *_readers(package.format)])
+    return str(environments.ensure(workspace.path("environments", "."), environments.needs(package, recorded, base)))
+
+
+def _readers(kind: str) -> list[str]:
+    """What reads a format back beside the library that made it."""
+    return ["skops"] if kind == "skops" else []
+
+
+def _wanted(wish: Path) -> int | None:
+    try:
+        number = int(wish.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return number if 1 <= number <= 64 else None
 
 
 def _declared(workspace: Workspace, service: str) -> dict[str, Any]:
@@ -132,6 +203,8 @@ def _declared(workspace: Workspace, service: str) -> dict[str, Any]:
 
     import msgspec
 
+    from holdfast.core.identity import duration_us
+
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -140,7 +213,10 @@ def _declared(workspace: Workspace, service: str) -> dict[str, Any]:
             project = workspace.project()
             found = project.services.get(service)
             if found is not None:
-                answer = {"replicas": found.replicas, "log": found.log}
+                answer = {
+                    "replicas": found.replicas, "log": found.prediction_log.mode, "memory": found.memory,
+                    "deadline": duration_us(found.deadline) / 1e6,
+                }  # fmt: skip
             answer["steps"] = service in project.steps
         except BaseException:  # noqa: BLE001, S110 - a model can be served without definitions that run
             pass

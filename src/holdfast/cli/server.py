@@ -49,11 +49,11 @@ def server(ctx: click.Context, host: str | None, port: int | None) -> None:
 def token(name: str, role: str, as_json: bool) -> None:
     """Make an access token; it is shown once."""
     from holdfast.server import access
-    from holdfast.server.controlplane import TOKENS
+    from holdfast.server.controlplane import token_file
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace:
-        secret = access.issue(workspace.path(TOKENS), name, role)  # type: ignore[arg-type]
+        secret = access.issue(token_file(workspace), name, role)  # type: ignore[arg-type]
 
     def text() -> None:
         click.echo(secret)
@@ -67,11 +67,11 @@ def token(name: str, role: str, as_json: bool) -> None:
 def tokens(as_json: bool) -> None:
     """List access tokens (never their secrets)."""
     from holdfast.server import access
-    from holdfast.server.controlplane import TOKENS
+    from holdfast.server.controlplane import token_file
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace:
-        known = [{"name": t.name, "role": t.role} for t in access.load(workspace.path(TOKENS))]
+        known = [{"name": t.name, "role": t.role} for t in access.load(token_file(workspace))]
     emit(known, as_json=as_json, text=lambda: table(["name", "role"], [[t["name"], t["role"]] for t in known]))
 
 
@@ -81,13 +81,13 @@ def revoke(name: str) -> None:
     """Take a token back."""
     from holdfast.core.errors import NotFound
     from holdfast.server import access
-    from holdfast.server.controlplane import TOKENS
+    from holdfast.server.controlplane import token_file
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace:
-        if not access.revoke(workspace.path(TOKENS), name):
+        if not access.revoke(token_file(workspace), name):
             raise NotFound(f"there is no token {name!r}", hint="`holdfast server tokens` lists them")
-    say(f"token {name!r} is revoked; a running server forgets it when it is restarted")
+    say(f"token {name!r} is revoked; a running control plane refuses it from the next request on")
 
 
 @server.command()
