@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.lifecycle import candidate, loop, needs, release
+from holdfast.lifecycle import build, loop, needs, release
 from holdfast.registry import versions
 from holdfast.workspace import Workspace
 
@@ -35,7 +35,7 @@ def test_the_first_cycle_ends_promoted(live):
 def test_every_record_names_the_one_before(live):
     with Workspace.open(live) as ws:
         version = versions.get(ws.ledger, "churn", 1)
-        record = candidate.training_set(ws.ledger, version.training_set or "")
+        record = build.training_set(ws.ledger, version.training_set or "")
         assert set(record.datasets) == {"events"} and set(record.features) == {"activity", "amount_ratio"}
         assert version.run_id and ws.runs.get_run(version.run_id).status == "FINISHED"
         assert ws.objects.exists(version.content) and ws.objects.exists(record.content)

@@ -20,7 +20,7 @@ from holdfast.core.identity import to_us
 from holdfast.features import parity, point_in_time
 from holdfast.features.lookup import Lookup, compile_plan
 from holdfast.features.push import Pusher
-from holdfast.lifecycle import candidate, ingest
+from holdfast.lifecycle import build, ingest, sources
 from holdfast.workspace import Workspace
 
 from .project import holdfast
@@ -143,10 +143,10 @@ def test_offline_online_parity_and_training_read_one_pinned_version(project: Pat
         assert after == now and after[1]["activity__amount_count_30d"] == online[1]["activity__amount_count_30d"] + 1
 
         model = ws.project().models["m"]
-        data, _ = candidate.admit_data(ws, model, at=NOW)
-        built, effect = candidate.build_training_set(ws, model, as_of=NOW, datasets=data["datasets"])
+        data, _ = sources.admit_data(ws, model, at=NOW)
+        built, effect = build.build_training_set(ws, model, as_of=NOW, datasets=data["datasets"])
         assert built["rows"] == 120 and effect is not None
-        twice, _ = candidate.build_training_set(ws, model, as_of=NOW, datasets=data["datasets"])
+        twice, _ = build.build_training_set(ws, model, as_of=NOW, datasets=data["datasets"])
         assert twice["digest"] == built["digest"]
 
         log = pa.table({

@@ -36,7 +36,8 @@ from tests.security import world
 
 MODULES = (
     "holdfast.registry.pointers", "holdfast.registry.versions", "holdfast.lifecycle.release", "holdfast.lifecycle.abtest",
-    "holdfast.lifecycle.loop", "holdfast.lifecycle.candidate", "holdfast.lifecycle.outside", "holdfast.lifecycle.notebook",
+    "holdfast.lifecycle.loop", "holdfast.lifecycle.candidate", "holdfast.lifecycle.sources", "holdfast.lifecycle.build",
+    "holdfast.lifecycle.fit", "holdfast.lifecycle.register", "holdfast.lifecycle.measure", "holdfast.lifecycle.outside", "holdfast.lifecycle.notebook",
 )  # fmt: skip
 # Commands that listen until they are stopped. What they would do is tried through the routes and the functions.
 LISTENERS = {"serve", "up", "server", "features serve", "loop run"}

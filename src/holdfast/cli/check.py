@@ -51,7 +51,7 @@ def check(
     it passes."""
     from holdfast.core.errors import NotFound
     from holdfast.core.project import load
-    from holdfast.lifecycle import candidate, outside
+    from holdfast.lifecycle import measure, outside
     from holdfast.registry import versions
     from holdfast.workspace import Workspace
 
@@ -79,7 +79,7 @@ def check(
             gate = owners[0].gate if owners else outside.rules_from_text(rules)
             verdict = outside.check_file(ws, found, gate, data=data, label=label, task=task, at=ws.clock.now())  # type: ignore[arg-type]
         else:
-            verdict = candidate.check(ws, owners[0], found, at=ws.clock.now(), progress=lambda *_: None)
+            verdict = measure.check(ws, owners[0], found, at=ws.clock.now())
 
         if html is not None:
             html.write_text(card_page(ws, found, verdict, task), encoding="utf-8")

@@ -21,7 +21,7 @@ from holdfast.validation import rules as naming
 from holdfast.validation.performance import as_evidence
 
 if TYPE_CHECKING:
-    from holdfast.lifecycle.candidate import Rows
+    from holdfast.lifecycle.rows import Rows
     from holdfast.workspace import Workspace
 
 CONFIDENCE = 0.95
@@ -80,7 +80,7 @@ def _without(
 ) -> tuple[Any, float]:
     """(scores of the held-out rows, threshold) of the model fitted without ``columns``."""
     from holdfast import formats
-    from holdfast.lifecycle import candidate
+    from holdfast.lifecycle import fit, register
     from holdfast.training import execute
 
     keep = [i for i, name in enumerate(rows.columns) if name not in columns]
@@ -91,11 +91,11 @@ def _without(
         data.append(execute.Data(X[:, keep], y, names, times))
     fitted = execute.fit(
         ws.launcher, job, root=ws.root, module=module or ws.settings.definitions, model=model, train=data[0], tune=data[1],
-        sample=rows.X[: candidate.VERIFY_ROWS][:, keep],
+        sample=rows.X[: fit.VERIFY_ROWS][:, keep],
     )  # fmt: skip
     folder = job / "model"
     files = {n: FileRef(sha256=file_sha256(folder / n), size=(folder / n).stat().st_size) for n in fitted.files}
-    specs = [spec for spec in candidate.input_specs(rows) if spec.name in names]
+    specs = [spec for spec in register.input_specs(rows) if spec.name in names]
     package = Package(
         name=model.name, format=fitted.format, task=model.task, model_file=fitted.model_file, files=files, inputs=specs,
         request=[], outputs=[], classes=fitted.classes, threshold=fitted.threshold,

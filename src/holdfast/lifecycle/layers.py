@@ -109,26 +109,27 @@ def _pipeline(ws: Workspace, model: Model, rule: Rule, *, job: Any, at: int, mod
     from holdfast import formats
     from holdfast.core.identity import file_sha256
     from holdfast.features import lookup
-    from holdfast.lifecycle import candidate
+    from holdfast.lifecycle import build, fit, register
+    from holdfast.lifecycle.rows import Rows
     from holdfast.training import execute
 
     share, least = float(rule.options.get("share", 0.01)), int(rule.options.get("least", 200))
-    rows = candidate.Rows(ws, model, *candidate.sampled(ws, model, as_of=at, share=share, least=least))
+    rows = Rows(ws, model, *build.sampled(ws, model, as_of=at, share=share, least=least))
     if not len(rows.split.train) or not len(rows.split.test):
         return {"rows": rows.table.num_rows, "scored": 0,
                 "missing": f"the {rows.table.num_rows} sampled rows leave no held-out part: raise sample or least"}  # fmt: skip
     if model.features is not None:
         lookup.compile_plan(model.features)
-    parts = [execute.Data(*candidate.named(rows, part)) for part in ("train", "tune")]
+    parts = [execute.Data(*rows.named(part)) for part in ("train", "tune")]
     fitted = execute.fit(
         ws.launcher, job, root=ws.root, module=module or ws.settings.definitions, model=model, train=parts[0],
-        tune=parts[1], sample=rows.X[: candidate.VERIFY_ROWS],
+        tune=parts[1], sample=rows.X[: fit.VERIFY_ROWS],
     )  # fmt: skip
     folder = job / "model"
     files = {n: FileRef(sha256=file_sha256(folder / n), size=(folder / n).stat().st_size) for n in fitted.files}
     package = Package(
         name=model.name, format=fitted.format, task=model.task, model_file=fitted.model_file, files=files,
-        inputs=candidate.input_specs(rows), request=candidate.request_specs(rows, model.features),
+        inputs=register.input_specs(rows), request=register.request_specs(rows, model.features),
         outputs=[FieldSpec(name="score", dtype="float64", nullable=False)], classes=fitted.classes, threshold=fitted.threshold,
     )  # fmt: skip
     X, _, _ = rows.part("test")  # noqa: N806

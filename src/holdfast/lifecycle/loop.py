@@ -20,7 +20,7 @@ from holdfast.core.definitions import Service
 from holdfast.core.errors import Conflict, Damaged, HoldfastError, NotFound, UsersTurn
 from holdfast.core.identity import duration_us, iso, new_id
 from holdfast.core.records import Cycle, Json, Report, RetrainOrder
-from holdfast.lifecycle import abtest, candidate, release, scheduled
+from holdfast.lifecycle import abtest, build, fit, measure, register, release, scheduled, sources
 from holdfast.lifecycle.durable import ORDER_SECONDS, Joined, Steps, holding
 
 if TYPE_CHECKING:
@@ -140,27 +140,27 @@ def _steps(ws: Workspace, service: Service, cycle: Cycle, *, now: int, holder: s
             tell(name, say)
         return steps.once(name, work)
 
-    data = step("data", "validate and version the sources", lambda: candidate.admit_data(ws, model, at=as_of))
+    data = step("data", "validate and version the sources", lambda: sources.admit_data(ws, model, at=as_of))
     built = step(
         "features",
         "point-in-time training set",
-        lambda: candidate.build_training_set(ws, model, as_of=as_of, datasets=data["datasets"]),
+        lambda: build.build_training_set(ws, model, as_of=as_of, datasets=data["datasets"]),
     )
-    record = candidate.training_set(ws.ledger, built["digest"])
+    record = build.training_set(ws.ledger, built["digest"])
     fitted = step(
         "fit",
         f"fit {len(model.candidates)} candidates on {record.rows:,} rows",
-        lambda: candidate.fit(ws, model, cycle=cycle.id, record=record, at=as_of),
+        lambda: fit.fit(ws, model, cycle=cycle.id, record=record, at=as_of),
     )
     registered = step(
         "register", "package and register",
-        lambda: candidate.register(ws, model, cycle=cycle.id, record=record, fit_outcome=fitted, at=now, source=f"cycle {cycle.id}"),
+        lambda: register.register(ws, model, cycle=cycle.id, record=record, fit_outcome=fitted, at=now, source=f"cycle {cycle.id}"),
     )  # fmt: skip
     version_number = int(registered["version"])
     cycle = msgspec.structs.replace(cycle, version=version_number, training_seconds=float(fitted["seconds"]))
     verdict = step(
         "gate", f"measure {model.name}@{version_number}",
-        lambda: candidate.measure(ws, service, name=model.name, version=version_number, record=record, cycle=cycle.id, at=now),
+        lambda: measure.measure(ws, service, name=model.name, version=version_number, record=record, cycle=cycle.id, at=now),
     )  # fmt: skip
     if verdict["outcome"] != "pass" and release.policy_of(ws, service) == "enforce":
         tell("gate", f"{model.name}@{version_number}: {verdict['outcome']}: {'; '.join(verdict['failed'])}")

@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.core.errors import NotFound
 from holdfast.core.records import Json, ModelVersion, Release, TrainingSet
-from holdfast.lifecycle import candidate, release
+from holdfast.lifecycle import build, release
 from holdfast.registry import versions
 from holdfast.training import runs, script
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def of_data(ws: Workspace) -> Iterator[tuple[str, str]]:
     """(MD5 of a dataset version or of one file, who needs it in words)."""
     names = _admitted(ws)
-    sets = {k: msgspec.convert(row, TrainingSet) for k, row in ws.ledger.scan(candidate.TRAINING_SETS)}
+    sets = {k: msgspec.convert(row, TrainingSet) for k, row in ws.ledger.scan(build.TRAINING_SETS)}
     registered = [v for model in versions.list_models(ws.ledger) for v in versions.list(ws.ledger, model.name)]
     found = list(_runs(ws))
     of_run = {run_id: training_set for run_id, training_set, _ in found}

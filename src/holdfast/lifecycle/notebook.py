@@ -68,7 +68,8 @@ def save(
         BadInput: ``X`` has no rows, or the columns do not fit it.
     """
     from holdfast import formats
-    from holdfast.lifecycle.candidate import MODEL_LIBRARIES
+    from holdfast.lifecycle.fit import made_in
+    from holdfast.lifecycle.register import environment_of
     from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.training import fingerprint, runs
@@ -105,12 +106,10 @@ def save(
         seen = sample[:, i][~np.isnan(sample[:, i])]
         low, high = (float(seen.min()), float(seen.max())) if len(seen) else (None, None)
         inputs.append(FieldSpec(name=column, dtype="float64", low=low, high=high))
-    made_in = {"digest": environment["digest"], "python": environment["python"],
-               "packages": {k: v for k, v in environment["packages"].items() if k in MODEL_LIBRARIES}}  # fmt: skip
     manifest = Package(
         name=name, format=saved.format, task=task, model_file=saved.model_file, files=files, inputs=inputs, request=inputs,  # type: ignore[arg-type]
         outputs=[FieldSpec(name="score", dtype="float64", nullable=False)], classes=list(saved.classes or []),
-        original_file=saved.original_file, environment=made_in, equivalence=saved.equivalence, run_id=run.run_id,
+        original_file=saved.original_file, environment=environment_of(made_in(environment)), equivalence=saved.equivalence, run_id=run.run_id,
     )  # fmt: skip
     content = packages.store(ws.objects, manifest)
     runs.finish(ws.runs, run.run_id, status="FINISHED", at=at)

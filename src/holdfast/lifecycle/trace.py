@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast.core.errors import NotFound
 from holdfast.core.records import Json
-from holdfast.lifecycle import candidate, loop, release
+from holdfast.lifecycle import build, loop, release
 
 if TYPE_CHECKING:
     from holdfast.workspace import Workspace
@@ -68,7 +68,7 @@ def prediction(ws: Workspace, name: str) -> Json:
         out["run"] = {"id": run.run_id, "params": run.params, "seed": run.seed, "environment": run.environment}
         out["commit"] = {"hash": run.code.get("commit"), "dirty": run.code.get("dirty")}
     if version.training_set:
-        record = candidate.training_set(ws.ledger, version.training_set)
+        record = build.training_set(ws.ledger, version.training_set)
         out["training_set"] = {
             "digest": record.digest,
             "content": record.content,
