@@ -217,6 +217,42 @@ def test_every_route_but_health_needs_a_token(workspace: Workspace) -> None:
     in_process(workspace, story, tokens=tokens, bind="0.0.0.0")
 
 
+@pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])
+def test_tokens_made_and_taken_back_count_while_it_serves(
+    workspace: Workspace, bind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.server.dataplane._LOOK_NS", 0)
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    kept = workspace.path("keys", "tokens.json")
+    if bind != "127.0.0.1":
+        access.issue(kept, "first", "predict")
+
+    async def story(_: Replica, ask: Ask) -> None:
+        async def status(secret: str | None = None) -> int:
+            headers = {"authorization": f"Bearer {secret}"} if secret else {}
+            return (await ask("POST", "/predict", {"rows": [ROW]}, headers)).status
+
+        assert await status() == (200 if bind == "127.0.0.1" else 401)
+        second = access.issue(kept, "second", "predict")
+        assert [await status(), await status(second), await status(second)] == [401, 200, 200]
+        access.revoke(kept, "first")
+        assert access.revoke(kept, "second")
+        # The last token taken back shuts the address; it does not open it.
+        assert [await status(second), await status()] == [401, 401]
+
+    in_process(workspace, story, bind=bind)
+
+
+def test_a_replica_beyond_this_machine_that_starts_without_a_token_lets_nobody_in(workspace: Workspace) -> None:
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+
+    async def story(_: Replica, ask: Ask) -> None:
+        assert (await ask("POST", "/predict", {"rows": [ROW]})).status == 401
+        assert (await ask("GET", "/health/ready")).status == 200
+
+    in_process(workspace, story, bind="0.0.0.0")
+
+
 MLFLOW = """
 import sys, numpy as np, pandas as pd
 from mlflow.pyfunc.scoring_server.client import ScoringServerClient

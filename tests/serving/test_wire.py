@@ -145,6 +145,30 @@ def test_slow_bodies_and_idle_connections_do_not_stay() -> None:
     assert play(story, arrival=0.2, idle=0.2) == ["HF441"]
 
 
+def test_slow_heads_silence_and_answers_that_nobody_takes_do_not_stay() -> None:
+    async def story(host: str, port: int, listener: Listener) -> None:
+        dripping_reader, dripping = await asyncio.open_connection(host, port)
+        silent_reader, silent = await asyncio.open_connection(host, port)
+        deaf_reader, deaf = await asyncio.open_connection(host, port)
+        # Nothing of the 30 MB is read: the reader's buffer fills and its socket with it.
+        deaf.write(post("/large") * 10)
+        dripping.write(b"POST /a HTTP/1.1\r\nhost: h\r\n")
+        told = asyncio.ensure_future(answer(dripping_reader))
+        while not told.done():
+            dripping.write(b"x: y\r\n")
+            await asyncio.sleep(0.05)
+        assert told.result()[0] == 408
+        assert await silent_reader.read() == b""
+        while listener.open:
+            await asyncio.sleep(0.05)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await deaf_reader.readexactly(30_000_000)
+        for writer in (dripping, silent, deaf):
+            writer.close()
+
+    assert play(story, arrival=0.3, idle=30) == ["HF441"]
+
+
 def test_a_slow_answer_is_not_a_slow_client() -> None:
     async def story(host: str, port: int, _: Listener) -> None:
         assert (await say(host, port, post("/slow")))[0] == 200

@@ -67,10 +67,10 @@ def serve(
         count = replicas or declared.get("replicas") or settings.replicas
         mode = log_mode or declared.get("log") or settings.prediction_log
         bind = host or settings.host
-        tokens = access.load(workspace.path("keys", "tokens.json"))
-        if settings.token:
-            tokens.append(access.of(settings.token))
-        rules = access.Access(tokens=tokens, hosts=settings.hosts, bind=bind)
+        tokens = [access.of(settings.token)] if settings.token else []
+        rules = access.Access(
+            tokens=tokens, hosts=settings.hosts, bind=bind, source=workspace.path("keys", "tokens.json")
+        )
         rules.require_safe()
         workspace.secret("release")
         sock = fleet.listen(bind, settings.port if port is None else port)

@@ -57,8 +57,8 @@ class Access:
     """The rules of one listener.
 
     Args:
-        tokens: who may do what; with none, everybody who can reach the listener may do everything, which
-            ``require_safe`` allows on loopback only.
+        tokens: who may do what; with none, everybody who can reach a listener on loopback may do everything, and one
+            beyond it lets nobody in (``require_safe`` refuses to begin so).
         hosts: names accepted in Host and Origin beside loopback and ``bind``; a leading ``*.`` covers subdomains.
         bind: the address listened on.
         source: a file with more tokens, read again when it changes: an issued token works and a revoked one stops with
@@ -77,25 +77,36 @@ class Access:
         self._kept: list[Token] = []
         self._source = source
         self._mark: tuple[int, int, int] | None = None
-        self._was_guarded = bool(self._given)
+        # Beyond this machine a token is always needed: a listener that starts anew after the last one was taken back must
+        # not be open.
+        self._was_guarded = bool(self._given) or not is_loopback(bind)
+        self.bind = bind
+        self.generation = 0
+        """Counts how often the file was read anew, for whoever remembers what passed."""
         if source is not None:
             self._kept = load(source)  # a broken file is told at the start
             self._mark = _mark(source)
-        self.bind = bind
         own = () if _is_any(bind) else (bind,)
         self._hosts = {_plain(h) for h in (*_LOOPBACK, *own, *hosts)}
 
     @property
     def tokens(self) -> list[Token]:
         """Who may do what, as of now."""
-        if self._source is not None and (mark := _mark(self._source)) != self._mark:
-            try:
-                self._kept = load(self._source)
-            except BadConfig:
-                self._kept = []  # what cannot be read lets nobody in
-                self._was_guarded = True
-            self._mark = mark
+        self.refresh()
         return [*self._given, *self._kept]
+
+    def refresh(self) -> None:
+        """Read the tokens again if their file changed."""
+        if self._source is None or (mark := _mark(self._source)) == self._mark:
+            return
+        self._was_guarded = self._was_guarded or bool(self._kept)
+        try:
+            self._kept = load(self._source)
+        except BadConfig:
+            self._kept = []  # what cannot be read lets nobody in
+            self._was_guarded = True
+        self._mark = mark
+        self.generation += 1
 
     @property
     def guarded(self) -> bool:
@@ -109,7 +120,7 @@ class Access:
         Raises:
             BadConfig: the address is not loopback and there is no token.
         """
-        if not self.guarded and not is_loopback(self.bind):
+        if not self.tokens and not is_loopback(self.bind):
             raise BadConfig(
                 f"listening on {self.bind} without a token would let everybody in",
                 hint="make one with `holdfast server token NAME --role predict`, or listen on 127.0.0.1",

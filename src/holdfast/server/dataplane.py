@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from holdfast.monitoring.labels import LabelStore
 
 _REMEMBERED = 1024
+_LOOK_NS = 1_000_000_000
 
 
 class ReplicaConfig(msgspec.Struct, kw_only=True):
-    """What a replica process is told, as JSON in its only argument. ``listen`` is ``fd:N`` or ``unix:PATH``."""
+    """What a replica process is told, as JSON in its only argument. ``listen`` is ``fd:N`` or ``unix:PATH``; ``tokens`` are
+    those of the settings, the issued ones are read from the workspace."""
 
     project: str
     service: str
@@ -70,11 +72,20 @@ def role_of(method: str, path: str) -> Role | None:
 
 
 def guard(access: Access) -> Callable[[Request], Response | None]:
-    """``access`` as a listener's guard."""
+    """``access`` as a listener's guard. A token issued or taken back counts within a second."""
 
     passed: set[tuple[bytes | None, ...]] = set()
+    looked = 0
+    generation = access.generation
 
     def check(request: Request) -> Response | None:
+        nonlocal looked, generation
+        if request.received - looked > _LOOK_NS:
+            looked = request.received
+            access.refresh()
+            if access.generation != generation:
+                generation = access.generation
+                passed.clear()
         headers = request.headers
         asked = (headers.get(b"host"), headers.get(b"origin"), headers.get(b"authorization"), request.target)
         if asked in passed:
@@ -83,7 +94,7 @@ def guard(access: Access) -> Callable[[Request], Response | None]:
         # Probes come to an address, not a name, and learn nothing.
         problem = None if role is None else access.check(headers, role=role)
         if problem is None:
-            # Rules and tokens are fixed for the life of the process, so what passed once passes again.
+            # What passed once passes again, until the tokens change.
             if len(passed) >= _REMEMBERED:
                 passed.clear()
             passed.add(asked)
@@ -138,7 +149,9 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
     def keep_labels(records: list[LabelRecord]) -> None:
         labels().append(records)
 
-    access = Access(tokens=config.tokens, hosts=config.hosts, bind=config.bind)
+    access = Access(
+        tokens=config.tokens, hosts=config.hosts, bind=config.bind, source=workspace.path("keys", "tokens.json")
+    )
     replica = Replica(
         service=config.service,
         environment=config.environment,

@@ -151,6 +151,7 @@ class Connection(asyncio.Protocol):
         "_busy",
         "_closing",
         "_expect",
+        "_greeted",
         "_header_size",
         "_headers",
         "_held",
@@ -162,6 +163,7 @@ class Connection(asyncio.Protocol):
         "_since",
         "_size",
         "_transport",
+        "_unsent",
         "_url",
         "_waiting",
     )  # fmt: skip
@@ -177,6 +179,8 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._held = False
         self._receiving = False
+        self._greeted = False
+        self._unsent = 0
         self._since = time.monotonic()
         self._clear()
 
@@ -235,12 +239,20 @@ class Connection(asyncio.Protocol):
 
     def check_time(self, now: float) -> None:
         limits = self._listener.limits
+        if self._closing or self._paused:
+            # What was written is taken slowly, or not at all: whoever takes nothing for as long as a request may take is cut.
+            unsent = self._transport.get_write_buffer_size()
+            if unsent != self._unsent:
+                self._unsent, self._since = unsent, now
+            elif now - self._since > limits.arrival:
+                self._transport.abort()
+            return
         if self._busy or self._waiting:
             return
         if self._receiving:
             if now - self._since > limits.arrival:
                 self._refuse(408, "HF441", f"the request did not arrive within {limits.arrival:g} s")
-        elif now - self._since > limits.idle:
+        elif now - self._since > (limits.idle if self._greeted else limits.arrival):
             self.shut()
 
     def shut(self) -> None:
@@ -252,7 +264,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._clear()
-        self._receiving = True
+        self._receiving = self._greeted = True
         self._since = time.monotonic()
 
     def on_url(self, url: bytes) -> None:
