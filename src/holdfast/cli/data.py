@@ -139,10 +139,10 @@ def _admit(root: Path, target: Path, report: Any) -> DatasetVersion:
 def _checked_add(target: Path, report: Any) -> DatasetVersion:
     """Outside a project: DVC's add, with the schema beside the pointer."""
     from holdfast.core.errors import BadData
-    from holdfast.data import snapshot, tables
+    from holdfast.data import snapshot
 
     if tables_there(target):
-        from holdfast.data import quality, schema
+        from holdfast.data import quality, schema, tables
 
         place = target.absolute()
         rules = schema.ensure(place)

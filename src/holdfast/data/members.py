@@ -6,17 +6,19 @@ The pointer is what DVC writes then: ``size`` stays exact where files were only 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from holdfast.core.errors import BadInput, Conflict, NotFound
-from holdfast.core.ports import Progress
 from holdfast.data import cache as caches
-from holdfast.data import hashing, ignore, manifest, pointers, transfer, tree
+from holdfast.data import hashing, ignore, manifest, pointers, tree
 from holdfast.data.pointers import Out, Pointer
 from holdfast.data.repository import Repository
+
+if TYPE_CHECKING:
+    from holdfast.core.ports import Progress
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ def drop(repo: Repository, places: Sequence[Path]) -> list[Changed]:
                     )
             changed.append(_drop(repo, pointer, out, members, [inner]))
             if place.is_dir() and not place.is_symlink():
+                import shutil
+
                 shutil.rmtree(place)
             else:
                 place.unlink(missing_ok=True)
@@ -141,6 +145,8 @@ def _open(repo: Repository, place: Path) -> tuple[Pointer, Out, dict[str, str]]:
     if pointer.origin is not None:
         raise BadInput(f"{out.path} is an import", hint="change it at its origin, then `holdfast data update`")
     assert out.md5 is not None
+    from holdfast.data import transfer
+
     return pointer, out, transfer.members_of(repo, out)
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst")
 
 
+_TABLES = (*PARQUET, *CSV)
+
+
 def is_table(path: Path) -> bool:
-    return path.name.lower().endswith((*PARQUET, *CSV))
+    return path.name.lower().endswith(_TABLES)
 
 
 def is_text(name: str) -> bool:
@@ -22,12 +26,16 @@ def tables_in(path: Path) -> list[Path]:
     """The table files at a path, in order of name. Empty when it holds something else."""
     if path.is_file():
         return [path] if is_table(path) else []
-    found = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [Path(folder, n) for n in names if not n.startswith(".") and is_table(Path(n))]
-    return sorted(found)
+    return sorted(_below(path))
 
 
 def has_tables(path: Path) -> bool:
-    return bool(tables_in(path))
+    return is_table(path) if path.is_file() else next(_below(path), None) is not None
+
+
+def _below(path: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(path):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        for name in names:
+            if name.lower().endswith(_TABLES) and not name.startswith("."):
+                yield Path(folder, name)

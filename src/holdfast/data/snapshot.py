@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import hashing, ignore, manifest, pointers, repository, state, tree
+from holdfast.data import gitindex, hashing, ignore, manifest, pointers, repository, state, tree
 from holdfast.data.cache import Cache
 from holdfast.data.hashing import Digest
+from holdfast.data.pointers import Pointer
 from holdfast.data.repository import Repository
 
 if TYPE_CHECKING:
@@ -262,10 +263,10 @@ def add(
     """
     place = locate(root, path)
     repo = repository.ensure(place.parent)
-    check_addable(repo, place)
+    owner = check_addable(repo, place)
     with repo.lock():
         snapshot = take(place, repo=repo, keep=caches.of(repo), links=repo.links, progress=progress)
-        commit(repo, snapshot)
+        commit(repo, snapshot, owner)
     return snapshot.version(name or place.stem, os.path.relpath(place, root), at=at)
 
 
@@ -274,8 +275,10 @@ def locate(root: Path, path: Path) -> Path:
     return Path(os.path.normpath(Path(os.path.abspath(root)) / path))
 
 
-def check_addable(repo: Repository, place: Path) -> None:
-    """Raises:
+def check_addable(repo: Repository, place: Path) -> Pointer | None:
+    """Whether a path may be tracked; the pointer that speaks of it already, or None.
+
+    Raises:
     NotFound: nothing is there.
     BadInput: outside the repository, inside .dvc or .git, behind a link, or a pointer itself.
     Conflict: git tracks it already.
@@ -289,12 +292,15 @@ def check_addable(repo: Repository, place: Path) -> None:
         raise BadInput(f"{place} is a pointer, not data", hint="commit it with git")
     if place.is_dir():
         ignore.refuse_inside(place)
-    _check_overlap(repo, place)
+    owner = _check_overlap(repo, place)
     if repo.scm is not None:
         _refuse_tracked_by_git(repo.scm, place)
+    return owner
 
 
 def _refuse_tracked_by_git(top: Path, place: Path) -> None:
+    if gitindex.surely_without(top, place):
+        return
     import subprocess
 
     try:
@@ -311,12 +317,16 @@ def _refuse_tracked_by_git(top: Path, place: Path) -> None:
         )
 
 
-def _check_overlap(repo: Repository, place: Path) -> None:
-    """Two pointers, or a pointer and a stage, that speak of one file would each overwrite what the other says."""
+def _check_overlap(repo: Repository, place: Path) -> Pointer | None:
+    """Two pointers, or a pointer and a stage, that speak of one file would each overwrite what the other says. The pointer
+    that speaks of just this place, which need not be named after it: one pointer may hold several outs."""
     from holdfast.data import stages
 
+    owner = None
     for pointer in pointers.read_all(repo):
         for out in pointer.outs:
+            if place == out.place:
+                owner = pointer
             if place != out.place and place.is_relative_to(out.place):
                 raise Conflict(f"{place.name} lies in {out.path}, which is tracked as a whole", hint="add that folder")
             if place != out.place and out.place.is_relative_to(place):
@@ -332,10 +342,12 @@ def _check_overlap(repo: Repository, place: Path) -> None:
                     raise Conflict(
                         f"stage {stage.name!r} writes {written.path}", hint="bring it up with `holdfast data repro`"
                     )
+    return owner
 
 
-def commit(repo: Repository, snapshot: Snapshot) -> None:
-    """Make a snapshot whose files are in the cache the current version: manifest, then .gitignore, then the pointer."""
+def commit(repo: Repository, snapshot: Snapshot, owner: Pointer | None = None) -> None:
+    """Make a snapshot whose files are in the cache the current version: manifest, then .gitignore, then the pointer, which is
+    ``owner`` where one speaks of the place already."""
     place = snapshot.place
     if snapshot.is_folder:
         data = manifest.render(snapshot.members.items())
@@ -348,8 +360,11 @@ def commit(repo: Repository, snapshot: Snapshot) -> None:
     )
     if repo.scm is not None:
         ignore.add_line(place.parent, place.name)
-    file = place.with_name(place.name + ".dvc")
-    point(repo, file, place.name, content)
+    if owner is None:
+        file, path = place.with_name(place.name + ".dvc"), place.name
+    else:
+        file, path = owner.file, next(out.path for out in owner.outs if out.place == place)
+    point(repo, file, path, content)
     if repo.autostage and repo.scm is not None:
         import subprocess
 
@@ -373,6 +388,11 @@ def point(repo: Repository, file: Path, path: str, content: dict[str, object]) -
         and mine.size == content["size"]
     ):
         return
+    if mine.legacy:
+        from holdfast.data import legacy
+
+        if os.path.exists(mine.place) and legacy.compare(repo, mine)[0]:
+            return  # as DVC: 2.x data that is as it was keeps its name
     text = file.read_text(encoding="utf-8")
     new = pointers.render_changed(text, file, {path: content})
     if new != text:
