@@ -70,6 +70,8 @@ def test_no_request_breaks_the_server(tmp_path: Path, seconds: float, caplog: py
         while (number := number + 1) < 600 or time.monotonic() < end:
             if number % 500 == 0:
                 # The random calls delete things too; begin again with something to hit.
+                if api.get("experiments/get", experiment_id="0")["experiment"]["lifecycle_stage"] == "deleted":
+                    api.post("experiments/restore", experiment_id="0")
                 model = api.post("logged-models", experiment_id=api.experiment(f"e{number}"), name="m")["model"]["info"]
                 good = {
                     "run_id": api.run(model["experiment_id"]), "experiment_id": model["experiment_id"], "name": "fraud",
