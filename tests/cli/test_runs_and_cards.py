@@ -58,3 +58,15 @@ def test_a_version_that_was_not_checked_says_so(root: Path) -> None:
     with pytest.raises(NotFound) as caught:
         run("models", "card", "m@1")
     assert "holdfast check m@1" in (caught.value.hint or "")
+
+
+def test_promote_moves_up_and_archives_what_was_there(root: Path) -> None:
+    with Workspace.open(root) as ws:
+        for content in "ab":
+            versions.create(ws.ledger, "m", content=content * 64, run_id=None, at=1, actor="t")
+    assert json.loads(run("models", "promote", "m@1", "--to", "Staging", "--json"))["stage"] == "Staging"
+    run("models", "promote", "m@1")
+    run("models", "promote", "m@2", "--reason", "better")
+    held = {v["version"]: v["stage"] for v in json.loads(run("models", "list", "m", "--json"))}
+    assert held == {1: "Archived", 2: "Production"}
+    assert [c["reason"] for c in json.loads(run("models", "history", "m", "--json"))][-1] == "better"

@@ -45,7 +45,7 @@ def list_(name: str | None, as_json: bool) -> None:
     """List models, or the versions of one."""
     import msgspec
 
-    from holdfast.registry import versions
+    from holdfast.registry import versions, waivers
 
     with _workspace() as workspace:
         if name is None:
@@ -59,15 +59,20 @@ def list_(name: str | None, as_json: bool) -> None:
         else:
             versions.get_model(workspace.ledger, name)
             listed = versions.list(workspace.ledger, name)
+            waived: dict[int | None, list[str]] = {}
+            for waiver in waivers.in_force(workspace.ledger, at=workspace.clock.now()):
+                if waiver.model == name:
+                    waived.setdefault(waiver.version, []).append(waiver.check)
             rows = []
             for v in listed:
                 verdict = versions.verdict(workspace.ledger, name, v.version)
                 outcome = verdict.outcome if verdict else None
-                rows.append(
-                    [v.version, v.stage, ", ".join(v.aliases) or None, outcome, v.content[:12], v.run_id, _when(v.at)]
-                )
-            value = [msgspec.to_builtins(v) for v in listed]
-            headers = ["version", "stage", "aliases", "gate", "content", "run", "made"]
+                rows.append([
+                    v.version, v.stage, ", ".join(v.aliases) or None, outcome, ", ".join(waived.get(v.version, ())) or None,
+                    v.content[:12], v.run_id, _when(v.at),
+                ])  # fmt: skip
+            value = [{**msgspec.to_builtins(v), "waived": waived.get(v.version, [])} for v in listed]
+            headers = ["version", "stage", "aliases", "gate", "waived", "content", "run", "made"]
     emit(value, as_json=as_json, text=lambda: table(headers, rows))
 
 
@@ -264,6 +269,18 @@ def stage(reference: str, stage: str, keep_others: bool, reason: str, as_json: b
 
 @models.command()
 @click.argument("reference")
+@click.option(
+    "--to", type=click.Choice(["Staging", "Production"], case_sensitive=False), default="Production", show_default=True
+)
+@reason_option
+@json_option
+def promote(reference: str, to: str, reason: str, as_json: bool) -> None:
+    """Move a version up, into Production where the gate allows it; what was there before is archived."""
+    _move(reference, to, reason=reason, keep_others=False, as_json=as_json)
+
+
+@models.command()
+@click.argument("reference")
 @click.argument("alias")
 @click.option("--remove", is_flag=True, help="Take the alias away from the model.")
 @reason_option
@@ -370,6 +387,48 @@ def trust(what: str, remove: bool, reason: str, as_json: bool) -> None:
             waivers.trust(workspace.ledger, sha256, reason=reason, at=workspace.clock.now(), actor=workspace.actor)
     verb = "no longer trusted" if remove else "trusted"
     emit({"sha256": sha256, "trusted": not remove}, as_json=as_json, text=lambda: say(f"{sha256} is {verb}"))
+
+
+@models.command()
+@click.argument("reference")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Rows like those it will meet (CSV, parquet).",
+)
+@click.option("--label", help="A column of --data that is the truth and no input.")
+@click.option("--timestamp", help="A column of --data that says when; drift is then measured against these days.")
+@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
+@click.option("--threshold", type=click.FloatRange(0, 1), help="Where a binary model says 1.  [default: 0.5]")
+@json_option
+def package(
+    reference: str,
+    data: Path,
+    label: str | None,
+    timestamp: str | None,
+    task: Any,
+    threshold: float | None,
+    as_json: bool,
+) -> None:
+    """Make a version that can be served of REFERENCE, which an MLflow client logged: its model, rows it must answer as now,
+    and a profile that drift is measured against. It is the next version of the same model."""
+    import msgspec
+
+    from holdfast.lifecycle import adopt
+    from holdfast.registry import versions
+
+    with _workspace() as workspace:
+        made = adopt.adopt(
+            workspace, versions.resolve(workspace.ledger, reference), data=data, label=label, timestamp=timestamp,
+            task=task, threshold=threshold, at=workspace.clock.now(),
+        )  # fmt: skip
+    emit(
+        msgspec.to_builtins(made),
+        as_json=as_json,
+        text=lambda: click.echo(f"{made.name}@{made.version}  {made.content[:12]}  {made.source}"),
+    )
+    say(f"next: holdfast check {made.name}@{made.version} --data FILE --label COLUMN")
 
 
 @models.command()

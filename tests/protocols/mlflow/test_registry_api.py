@@ -271,10 +271,22 @@ def test_collection_spares_what_a_version_needs(local: Api) -> None:
 
 def test_the_filter_that_clients_add_to_leave_prompts_out_finds_models(api: Api) -> None:
     api.post("registered-models/create", name="plain")
-    api.post("registered-models/create", name="p", tags=[{"key": "mlflow.prompt.is_prompt", "value": "true"}])
+    mark = {"key": "mlflow.prompt.is_prompt", "value": "true"}
+    api.post("registered-models/create", name="p")
+    api.post("registered-models/set-tag", name="p", **mark)
     found = api.get("registered-models/search", filter="tag.`mlflow.prompt.is_prompt` != 'true'")["registered_models"]
     assert [m["name"] for m in found] == ["plain"]
     assert api.get("registered-models/search", filter="tag.other != 'x'") == {}
+
+
+def test_a_prompt_is_not_taken_for_a_model(api: Api) -> None:
+    mark = {"key": "mlflow.prompt.is_prompt", "value": "true"}
+    refused = api.post("registered-models/create", 501, name="greeting", tags=[mark])
+    assert refused["error_code"] == "NOT_IMPLEMENTED" and "prompts" in refused["message"]
+    assert api.get("registered-models/search") == {}
+    api.post("registered-models/create", name="plain")
+    assert api.post("model-versions/create", 501, name="plain", source="prompt-template", tags=[mark])["message"]
+    assert api.get("model-versions/search") == {}
 
 
 def test_a_logged_model_says_which_versions_were_made_of_it(api: Api) -> None:

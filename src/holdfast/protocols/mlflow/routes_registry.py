@@ -18,8 +18,8 @@ from holdfast.protocols.mlflow import filters, limits, translate
 from holdfast.protocols.mlflow.artifacts import files_under, location, pinned_uri
 from holdfast.protocols.mlflow.context import Context
 from holdfast.protocols.mlflow.paging import Key, page
-from holdfast.protocols.mlflow.wire import Field, Route, invalid, objects, optional, required
-from holdfast.registry import foreign, pointers, versions
+from holdfast.protocols.mlflow.wire import Field, ProtocolError, Route, invalid, objects, optional, required
+from holdfast.registry import foreign, pointers, versions, waivers
 from holdfast.registry.names import ACTIVE_STAGES, check_alias, check_model_name, check_stage, is_protected
 from holdfast.registry.versions import RegisteredModel
 
@@ -87,7 +87,7 @@ def latest_versions(ctx: Context, q: Json) -> Json:
     versions.get_model(ctx.ledger, q["name"])
     stages = [check_stage(s) for s in q.get("stages", [])]
     found = translate.latest_versions(versions.list(ctx.ledger, q["name"]), stages)
-    return {"model_versions": [translate.model_version(v) for v in found]} if found else {}
+    return {"model_versions": _told(ctx, found)} if found else {}
 
 
 def set_model_tag(ctx: Context, q: Json) -> Json:
@@ -228,7 +228,7 @@ def _model_id(q: Json) -> str | None:
 
 
 def get_version(ctx: Context, q: Json) -> Json:
-    return {"model_version": translate.model_version(versions.get(ctx.ledger, q["name"], _number(q)))}
+    return {"model_version": _told(ctx, [versions.get(ctx.ledger, q["name"], _number(q))])[0]}
 
 
 def update_version(ctx: Context, q: Json) -> Json:
@@ -284,7 +284,7 @@ def search_versions(ctx: Context, q: Json) -> Json:
         token=q.get("page_token") or None,
         query=["versions", clauses, orders],
     )
-    return _page({"model_versions": [translate.model_version(v) for v in shown]}, token)
+    return _page({"model_versions": _told(ctx, shown)}, token)
 
 
 def download_uri(ctx: Context, q: Json) -> Json:
@@ -362,19 +362,28 @@ def get_alias(ctx: Context, q: Json) -> Json:
         known = versions.list(ctx.ledger, q["name"])
         if not known:
             raise NotFound(f"Latest version not found for model {q['name']}.")
-        return {"model_version": translate.model_version(known[-1])}
+        return {"model_version": _told(ctx, known[-1:])[0]}
     check_alias(alias)
     if alias not in model.aliases:
         raise BadInput(f"Registered model alias {alias} not found.")
     found = versions.get(ctx.ledger, q["name"], model.aliases[alias])
-    return {"model_version": translate.model_version(found)}
+    return {"model_version": _told(ctx, [found])[0]}
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
 
 
 def _shown(ctx: Context, model: RegisteredModel) -> Json:
-    return translate.registered_model(model, translate.latest_versions(versions.list(ctx.ledger, model.name)))
+    latest = translate.latest_versions(versions.list(ctx.ledger, model.name))
+    return translate.registered_model(model, _told(ctx, latest))
+
+
+def _told(ctx: Context, found: list[ModelVersion]) -> list[Json]:
+    """Versions as messages, with the waivers in force on each."""
+    waived: dict[tuple[str | None, int | None], list[str]] = {}
+    for waiver in waivers.in_force(ctx.ledger, at=ctx.now()) if found else ():
+        waived.setdefault((waiver.model, waiver.version), []).append(waivers.told(waiver))
+    return [translate.model_version(v, waived.get((v.name, v.version), ())) for v in found]
 
 
 def _number(q: Json) -> int:
@@ -388,6 +397,9 @@ def _tags(q: Json) -> dict[str, str]:
     tags = translate.tags_from(objects("tags", q.get("tags", []), _PAIR))
     for key, value in tags.items():
         _check_tag({"key": key, "value": value})
+    if tags.get(IS_PROMPT, "").lower() == "true":
+        # Clients keep prompts as models with this tag; taken silently they would be listed, gated and served as models.
+        raise ProtocolError("NOT_IMPLEMENTED", "Holdfast registers models; prompts are not offered.", status=501)
     return tags
 
 
