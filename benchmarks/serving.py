@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -98,6 +99,22 @@ def rss(pid: int) -> float:
     return sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 1e6
 
 
+def cpu(pid: int) -> float:
+    """Seconds of CPU a process and everything below it have used."""
+    import psutil
+
+    process = psutil.Process(pid)
+    return sum(sum(p.cpu_times()[:2]) for p in [process, *process.children(recursive=True)])
+
+
+def replica_rss(folder: Path) -> float:
+    """MB of the largest replica of the `holdfast serve` that runs in ``folder``."""
+    import psutil
+
+    told = json.loads((folder / ".holdfast" / "run" / "bench-production.json").read_text())
+    return max(psutil.Process(pid).memory_info().rss for pid in told["replicas"]) / 1e6
+
+
 @contextlib.contextmanager
 def running(
     argv: list[str], port: int, path: str, body: str, *, cwd: Path, env: dict[str, str] | None = None
@@ -161,9 +178,8 @@ def estimator(kind: str) -> tuple[Any, Any]:
 def project(folder: Path, kind: str, *, compiled: bool) -> Path:
     """A workspace with one released version; the path of its ONNX file, where compiled."""
     from holdfast import formats
-    from holdfast.core.records import Arm, FieldSpec, FileRef, Package, Release
+    from holdfast.core.records import Arm, FieldSpec, FileRef, Package
     from holdfast.registry import package as packages
-    from holdfast.serving import release_file
     from holdfast.workspace import Workspace
 
     model, X = estimator(kind)  # noqa: N806
@@ -182,16 +198,34 @@ def project(folder: Path, kind: str, *, compiled: bool) -> Path:
             files={name: FileRef(sha256=workspace.objects.put(data), size=len(data))}, classes=saved.classes, threshold=0.5,
             outputs=[FieldSpec(name="score", dtype="float64")],
         )  # fmt: skip
-        content = packages.store(workspace.objects, package)
-        release = Release(
-            service="bench",
-            environment="production",
-            model="bench",
-            sequence=1,
-            champion=Arm(version=1, content=content),
-        )
-        release_file.write(workspace.home / "releases", release, workspace.secret("release"))
+        put(workspace, champion=Arm(version=1, content=packages.store(workspace.objects, package)))
     return folder / "model" / name
+
+
+def put(workspace: Any, *, sequence: int = 1, **arms: Any) -> None:
+    """Write a release of these arms, as a deployment does."""
+    from holdfast.core.records import Release
+    from holdfast.serving import release_file
+
+    release = Release(service="bench", environment="production", model="bench", sequence=sequence, **arms)
+    release_file.write(workspace.home / "releases", release, workspace.secret("release"))
+
+
+def versions(workspace: Any, n: int) -> list[Any]:
+    """The champion and ``n`` more arms with the same model under another threshold: each is fetched, verified, loaded and
+    warmed anew."""
+    import msgspec
+
+    from holdfast.core.records import Arm
+    from holdfast.registry import package as packages
+    from holdfast.serving import release_file
+
+    live = release_file.read(workspace.home / "releases", "bench", "production", workspace.secret("release"))
+    assert live is not None and live.champion is not None
+    package = packages.load(workspace.objects, live.champion.content)
+    others = [msgspec.structs.replace(package, threshold=0.5 + (i + 1) / 1000) for i in range(n)]
+    more = [Arm(version=i + 2, content=packages.store(workspace.objects, p)) for i, p in enumerate(others)]
+    return [live.champion, *more]
 
 
 def rows(n: int) -> list[list[float]]:
@@ -342,13 +376,59 @@ def measure(system: System, seconds: float) -> dict[str, Any]:
         load(system.port, system.path, one, connections=8, seconds=min(1.0, seconds))
         result: dict[str, Any] = {"system": system.name, "model": system.kind, "cold_s": server["cold_s"]}
         result["c1"] = load(system.port, system.path, one, connections=1, seconds=seconds)
+        before = cpu(server["pid"])
         result["c64"] = load(system.port, system.path, one, connections=64, seconds=seconds)
+        result["cpu_us"] = round((cpu(server["pid"]) - before) / max(result["c64"]["answered"], 1) * 1e6, 1)
         if system.kind == "forest":
             result["rows100"] = load(system.port, system.path, system.body(100), connections=16, seconds=seconds)
         result["rate60"] = load(
             system.port, system.path, one, connections=64, seconds=seconds, rate=max(result["c64"]["rps"] * 0.6, 1.0)
         )
         result["rss_mb"] = round(rss(server["pid"]), 0)
+        if system.name.startswith("holdfast"):
+            result["replica_mb"] = round(replica_rss(system.cwd), 0)
+    return result
+
+
+def disturbed(system: System, rate: float, seconds: float) -> dict[str, Any]:
+    """One replica at a fixed rate: undisturbed, with a shadow, and while a new version takes over every half second."""
+    from holdfast.workspace import Workspace
+
+    one = system.body(1)
+    with Workspace.open(system.cwd) as workspace:
+        arms = versions(workspace, max(int(seconds * 2), 2))
+        sequence = 1
+
+        def move(**wanted: Any) -> None:
+            nonlocal sequence
+            sequence += 1
+            put(workspace, sequence=sequence, **wanted)
+
+        def swap(stop: threading.Event) -> None:
+            turn = 0
+            while not stop.wait(0.5):
+                turn += 1
+                move(champion=arms[turn % len(arms)])
+
+        def measured() -> dict[str, Any]:
+            return load(system.port, system.path, one, connections=64, seconds=seconds, rate=rate)
+
+        with running(system.argv, system.port, system.path, one, cwd=system.cwd, env=system.env):
+            load(system.port, system.path, one, connections=8, seconds=1.0)
+            result = {"steady": measured()}
+            move(champion=arms[0], shadow=arms[1])
+            time.sleep(1.5)
+            result["shadow"] = measured()
+            move(champion=arms[0])
+            time.sleep(1.5)
+            result["steady again"] = measured()
+            stop = threading.Event()
+            swapping = threading.Thread(target=swap, args=(stop,))
+            swapping.start()
+            result["swaps"] = measured()
+            stop.set()
+            swapping.join()
+            result["moved"] = {"count": sequence - 3}
     return result
 
 
@@ -377,14 +457,15 @@ def main() -> int:
             if not options.only or any(o in s.name for o in options.only)
         ]
         print(
-            f"{'model':7} {'system':32} {'cold s':>6} {'RSS MB':>7} {'c=1':>7} {'c=64':>7} {'100 rows':>8}  c=64 p50/p99  60 % p99 ms"
+            f"{'model':7} {'system':32} {'cold s':>6} {'RSS MB':>7} {'CPU µs':>7} {'c=1':>7} {'c=64':>7} {'100 rows':>8}  "
+            "c=64 p50/p99  60 % p99 ms"
         )
         for system in found:
             r = measure(system, options.seconds)
             results.append(r)
             many = r.get("rows100", {}).get("rps", "")
             print(
-                f"{r['model']:7} {r['system']:32} {r['cold_s']:6} {r['rss_mb']:7.0f} {r['c1']['rps']:7.0f} {r['c64']['rps']:7.0f} "
+                f"{r['model']:7} {r['system']:32} {r['cold_s']:6} {r['rss_mb']:7.0f} {r['cpu_us']:7.0f} {r['c1']['rps']:7.0f} {r['c64']['rps']:7.0f} "
                 f"{many!s:>8}  {r['c64'].get('p50')}/{r['c64'].get('p99')}  {r['rate60'].get('p99')}"
                 + (
                     f"  FAILED {sum(r[k]['failed'] for k in ('c1', 'c64', 'rate60'))}"
@@ -404,6 +485,17 @@ def main() -> int:
                 ratios[f"{r['model']}: p99 at 60 % of {r['system']}'s best rate, theirs / ours"] = (
                     round(theirs / same["p99"], 1) if theirs else None
                 )
+        ours = next((s for s in found if s.name == "holdfast"), None)
+        if ours is not None:
+            best = next(r["c64"]["rps"] for r in results if (r["system"], r["model"]) == (ours.name, ours.kind))
+            moved = disturbed(ours, best * 0.5, options.seconds)
+            results.append({"system": "holdfast, disturbed", "model": ours.kind, **moved})
+            steady = max(moved["steady"]["p99"], moved["steady again"]["p99"])
+            ratios |= {
+                f"hot swap, {moved['moved']['count']} under load: failed (promise 0)": moved["swaps"]["failed"],
+                "hot swap: p99 / steady p99 (promise at most 2)": round(moved["swaps"]["p99"] / steady, 2),
+                "shadow on: p99 / steady p99": round(moved["shadow"]["p99"] / steady, 2),
+            }
     for name, ratio in ratios.items():
         print(f"{name}: {ratio}")
     if options.json:
@@ -440,7 +532,25 @@ def compare(results: list[dict[str, Any]]) -> dict[str, Any]:
         "forest, c=1: balancer / direct": (rps(balanced, "forest", "c1"), rps("holdfast", "forest", "c1")),
         "forest, c=64: balancer with 2 replicas / direct": (rps(balanced, "forest"), ours),
     }
-    return {name: round(a / b, 2) for name, (a, b) in wanted.items() if a and b}
+    ratios: dict[str, Any] = {name: round(a / b, 2) for name, (a, b) in wanted.items() if a and b}
+    mine = [r for r in results if r["system"].startswith("holdfast") and "replica_mb" in r]
+    if mine:
+        ratios["cold start of the slowest of ours, s (promise at most 2)"] = max(r["cold_s"] for r in mine)
+        compiled = [r["replica_mb"] for r in mine if r["system"] != kept]
+        if compiled:
+            ratios["memory of our largest compiled replica, MB (promise at most 150)"] = max(compiled)
+
+    def one(system: str, what: str) -> Any:
+        return next((r[what] for r in results if (r["system"], r["model"]) == (system, "forest") and what in r), None)
+
+    if one("holdfast", "c1") and one(balanced, "c1"):
+        added = (one(balanced, "c1")["p50"] - one("holdfast", "c1")["p50"]) * 1000
+        ratios["forest, c=1: the balancer adds to the median, µs"] = round(added)
+    if one("holdfast", "cpu_us") and one(bare, "cpu_us"):
+        ratios["forest, c=64: CPU a request beyond the bare stack's, µs"] = round(
+            one("holdfast", "cpu_us") - one(bare, "cpu_us")
+        )
+    return ratios
 
 
 if __name__ == "__main__":

@@ -132,5 +132,5 @@ late_arrival = hf.Service(
     monitor=hf.Monitor(
         every="2d", window="7d", parity="28d", drift=hf.Drift(window="7d"), metrics=["roc_auc", "precision", "recall"]
     ),
-    retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="31d", budget=8, budget_window="365d"),
+    retrain=hf.Retrain(on_drift=True, when_drops=("roc_auc", 0.03), cooldown="31d", backoff=1.0, budget=8),
 )

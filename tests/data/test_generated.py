@@ -21,6 +21,9 @@ NAMES = [
     "x.dvc.txt", "com,ma", "=eq", "|pipe", ">gt", "1_000", "12:30:45", "2024-01-01",
 ]  # fmt: skip
 SINGLE = [n for n in NAMES if "/" not in n]
+SEVERAL = "group/several.dvc"
+MEMBERS = ["one", "two", "in/ü three", "[four]"]
+"""The outs of a pointer that people wrote by hand, as they are named in it; the second is a folder."""
 LINKS = ["copy", "hardlink", "symlink", "reflink,copy"]
 
 
@@ -63,8 +66,14 @@ class World:
             held.update(folder(rng, 3))
             self.wanted[name] = held
             changed.append(name)
+        for member in rng.sample(MEMBERS, 2) if (self.repo.root / SEVERAL).exists() else MEMBERS:
+            self.wanted[f"group/{member}"] = folder(rng, 4) if member == "two" else blob(rng)
+            changed.append(f"group/{member}")
         for name in changed:
             self.write(name)
+        if not (self.repo.root / SEVERAL).exists():
+            lines = "".join(f"- path: '{member}'\n  meta: {{by: hand}}\n" for member in MEMBERS)
+            (self.repo.root / SEVERAL).write_text(f"# written by hand\nouts:\n{lines}")
         return changed
 
     def write(self, name: str) -> None:
@@ -89,7 +98,8 @@ class World:
 
     def add(self, names: list[str], by_dvc: bool) -> None:
         if by_dvc:
-            run(self.dvc, self.repo, "add", "-q", *(f"./{name}" for name in names))
+            run(self.dvc, self.repo, "add", "-q", *(f"./{name}" for name in names if not in_several(name)))
+            run(self.dvc, self.repo, "commit", "-q", "-f", SEVERAL)
         else:
             for name in names:
                 snapshot.add(self.repo.root, Path(name))
@@ -111,14 +121,22 @@ class World:
         shutil.rmtree(self.repo.dvc / "tmp")
 
 
-def same_pointers(world: World, names: list[str]) -> None:
-    """What the other tool writes for the same data is the same bytes."""
-    files = [world.repo.root / f"{name}.dvc" for name in names]
+def in_several(name: str) -> bool:
+    return name.removeprefix("group/") in MEMBERS
+
+
+def same_pointers(world: World, names: list[str], by_hand: bytes) -> None:
+    """What the other tool writes for the same data is the same bytes. ``by_hand`` is what there was of ``SEVERAL``."""
+    single = [name for name in names if not in_several(name)]
+    files = [world.repo.root / f"{name}.dvc" for name in single]
+    several = world.repo.root / SEVERAL
     ignores = [p for p in world.repo.root.rglob(".gitignore") if ".dvc" not in p.parts]
-    ours = {p: p.read_bytes() for p in [*files, *ignores]}
+    ours = {p: p.read_bytes() for p in [*files, several, *ignores]}
     for p in files:
         p.unlink()
-    run(world.dvc, world.repo, "add", "-q", *(f"./{name}" for name in names))
+    several.write_bytes(by_hand)
+    run(world.dvc, world.repo, "add", "-q", *(f"./{name}" for name in single))
+    run(world.dvc, world.repo, "commit", "-q", "-f", SEVERAL)
     assert {p: p.read_bytes() for p in ours} == ours, world.seed
 
 
@@ -128,8 +146,9 @@ def test_both_tools_on_one_repository(dvc: str, repo: Repository, seed: int) -> 
     """A negative seed is the short form: ours to dvc's and back, without the history."""
     world = World(dvc, repo, seed)
     fresh = world.change()
+    by_hand = (repo.root / SEVERAL).read_bytes()
     world.add(fresh, by_dvc=False)
-    same_pointers(world, fresh)
+    same_pointers(world, fresh, by_hand)
     world.check()
     commit(world.repo.root, "one")
     first = {name: dict(v) if isinstance(v, dict) else v for name, v in world.wanted.items()}
@@ -168,7 +187,7 @@ def test_both_tools_on_one_repository(dvc: str, repo: Repository, seed: int) -> 
     world.check()
 
     # One path is let go of by us, and gc of either keeps the rest whole.
-    name = world.rng.choice(sorted(world.wanted))
+    name = world.rng.choice(sorted(name for name in world.wanted if not in_several(name)))
     remove.remove(world.repo, [world.repo.root / f"{name}.dvc"], outs=True)
     del world.wanted[name]
     gc.collect(world.repo)

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
+import hashlib
+import hmac
 import http.server
+import json
 import os
 import shutil
+import socket
+import subprocess
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.data.conftest import content, fill
+from tests.peers import environments
 
 from holdfast.core.errors import BadConfig, Damaged, HoldfastError, NotFound, Unavailable
 from holdfast.data import cache as caches
@@ -55,6 +64,75 @@ def s3(repo: Repository, endpoint: str) -> Repository:
         "s3", endpoint_url=endpoint, aws_access_key_id="me", aws_secret_access_key=SECRET, region_name="us-east-1"
     ).create_bucket(Bucket=bucket)
     return configured(repo, f"s3://{bucket}/some/where", {**options, "endpointurl": endpoint})
+
+
+def gs(repo: Repository, endpoint: str) -> Repository:
+    """Google's XML interface is S3's but for the signature: what the library sends as a service account is taken as it is."""
+    import boto3
+    from cryptography.hazmat.primitives import serialization as form
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    bucket = f"data-{next(_BUCKETS)}"
+    boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="me", aws_secret_access_key=SECRET, region_name="us-east-1"
+    ).create_bucket(Bucket=bucket)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    text = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()).decode()
+    account = {"type": "service_account", "client_email": "me@p.iam", "private_key_id": "1", "private_key": text}
+    (repo.dvc / "account.json").write_text(json.dumps(account))
+    # As with dvc, the path is relative to the folder of the file that names it.
+    return configured(repo, f"gs://{bucket}/some/where", {"credentialpath": "account.json", "endpointurl": endpoint})
+
+
+AZURE = {
+    "name": "devstoreaccount1",
+    "key": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+}
+"""The account every Azurite has; Microsoft publishes it."""
+
+
+@pytest.fixture(scope="module")
+def azure_server() -> Iterator[str]:
+    """Azurite, which checks the signature of every request."""
+    try:
+        program = environments.npm_package("azurite") / "azurite-blob"
+    except (FileNotFoundError, subprocess.SubprocessError) as error:
+        pytest.skip(f"Azurite cannot be installed: {error}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [str(program), "--inMemoryPersistence", "--blobHost", "127.0.0.1", "--blobPort", str(port), "--disableTelemetry",
+         "--skipApiVersionCheck"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if b"successfully listens" in line:
+                break
+        assert said and b"successfully" in said[-1], said
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield f"http://127.0.0.1:{port}/{AZURE['name']}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def azure(repo: Repository, endpoint: str) -> Repository:
+    box = f"data-{next(_BUCKETS)}"
+    headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-12-02"}
+    signed = "PUT" + "\n" * 12 + "".join(f"{k}:{v}\n" for k, v in headers.items())
+    signed += f"/{AZURE['name']}/{AZURE['name']}/{box}\nrestype:container"
+    digest = hmac.new(base64.b64decode(AZURE["key"]), signed.encode(), hashlib.sha256).digest()
+    headers["Authorization"] = f"SharedKey {AZURE['name']}:{base64.b64encode(digest).decode()}"
+    made = urllib.request.Request(f"{endpoint}/{box}?restype=container", method="PUT", headers=headers)
+    urllib.request.urlopen(made, timeout=20).close()
+    text = (
+        f"DefaultEndpointsProtocol=http;AccountName={AZURE['name']};AccountKey={AZURE['key']};BlobEndpoint={endpoint};"
+    )
+    return configured(repo, f"azure://{box}/some/where", {"connection_string": text})
 
 
 class _Ssh:
@@ -116,11 +194,15 @@ def ssh(repo: Repository, server: _Ssh) -> Repository:
     )
 
 
-@pytest.fixture(params=["folder", "s3", "ssh"])
+@pytest.fixture(params=["folder", "s3", "ssh", "gs", pytest.param("azure", marks=pytest.mark.peer)])
 def shared(request: pytest.FixtureRequest, repo: Repository) -> Repository:
     """A repository with one kind of remote, data tracked and not yet pushed."""
     if request.param == "s3":
         repo = s3(repo, request.getfixturevalue("s3_server"))
+    elif request.param == "gs":
+        repo = gs(repo, request.getfixturevalue("s3_server"))
+    elif request.param == "azure":
+        repo = azure(repo, request.getfixturevalue("azure_server"))
     elif request.param == "ssh":
         repo = ssh(repo, request.getfixturevalue("ssh_server"))
     fill(repo.root / "data", FILES)
@@ -376,6 +458,11 @@ OPTIONS: list[tuple[str, dict[str, str], str]] = [
     ("s3://b/p", {"version_aware": "true"}, "version_aware"),
     ("gs://b/p", {"secret": SECRET}, "secret"),
     ("azure://c/p", {"connection_string": SECRET}, "connection_string"),
+    ("azure://c/p", {}, "Account must be specified"),
+    ("azure://c/p", {"account_name": "a", "account_key": "!"}, "Invalid Access Key"),
+    ("azure://c@a.blob.core.windows.net/p", {"account_key": SECRET}, "names no bucket"),
+    ("gs://b/p", {"credentialpath": "/nowhere.json"}, "Unable to open"),
+    ("gs:///p", {}, "names no bucket"),
     ("http://h/p", {"auth": "digest", "password": SECRET}, "digest"),
     ("http://h/p", {"auth": "basic", "ask_password": "true"}, "terminal"),
     ("hdfs://h/p", {}, "hdfs"),
@@ -396,7 +483,7 @@ def test_an_option_that_cannot_be_honoured_is_refused(
 
 
 def test_google_and_azure_options_reach_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No emulator of either is at hand: what is handed to the library is looked at, not what the service answers."""
+    """The ways of signing in that no emulator takes: what is handed to the library is looked at."""
     import obstore.store
 
     seen: dict[str, Any] = {}
@@ -414,6 +501,18 @@ def test_google_and_azure_options_reach_the_store(monkeypatch: pytest.MonkeyPatc
     assert seen["endpoint"] == "http://127.0.0.1:1/acc" and seen["client_options"]["allow_http"]
     stores.open_store("r", "azure://box", {"account_name": "acc", "sas_token": "t"})
     assert seen["sas_key"] == "t"
+    monkeypatch.setenv(
+        "AZURE_STORAGE_CONNECTION_STRING", "AccountName=far;AccountKey=k==;EndpointSuffix=core.chinacloudapi.cn"
+    )
+    stores.open_store("r", "azure://box", {})
+    assert (seen["account_name"], seen["endpoint"]) == ("far", "https://far.blob.core.chinacloudapi.cn")
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT", "env")
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "k==")
+    stores.open_store("r", "azure://box", {})
+    assert (seen["account_name"], seen["account_key"]) == ("env", "k==")
+    stores.open_store("r", "azure://box", {"account_name": "acc"})
+    assert seen["account_name"] == "acc" and "account_key" not in seen
     stores.open_store("r", "gs://box/p", {"credentialpath": "~/k.json"})
     assert seen["application_credentials"] == os.path.expanduser("~/k.json")
     stores.open_store("r", "gs://box/p", {"allow_anonymous_login": "true", "endpointurl": "http://127.0.0.1:1"})

@@ -36,3 +36,22 @@ def python_of(name: str) -> Path:
         subprocess.run(install, check=True)
         done.write_text(wanted)
     return python
+
+
+def npm_package(name: str) -> Path:
+    """The folder of programs of an npm package, pinned in ``tests/peers/<name>.txt``; installed where it is not there yet.
+
+    Raises:
+        CalledProcessError, FileNotFoundError: it cannot be installed, or there is no npm.
+    """
+    folder = ROOT / ".cache" / "peers" / name
+    done = folder / ".complete"
+    wanted = (ROOT / "tests" / "peers" / f"{name}.txt").read_text()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (done.exists() and done.read_text() == wanted):
+            install = ["npm", "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(folder), wanted.strip()]
+            subprocess.run(install, check=True, capture_output=True, timeout=250)
+            done.write_text(wanted)
+    return folder / "node_modules" / ".bin"

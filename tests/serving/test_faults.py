@@ -93,11 +93,15 @@ class Stage:
         return Loaded(version=a.version, content=a.content, package=PACKAGE, predictor=Model(self.models[a.version]))
 
     async def predict(self, n: int = 1, **headers: str) -> tuple[int, Any]:
+        response = await self.respond(n, **headers)
+        return response.status, json.loads(response.body)
+
+    async def respond(self, n: int = 1, **headers: str) -> Response:
+        """The answer as it goes over the wire."""
         lower = {f"x-holdfast-{k}".encode(): v.encode() for k, v in headers.items()}
         body = json.dumps({"rows": [ROW] * n}).encode()
         answer = self.replica.handle(Request("POST", b"/predict", "/predict", b"", lower, body))
-        response = answer if isinstance(answer, Response) else await answer
-        return response.status, json.loads(response.body)
+        return answer if isinstance(answer, Response) else await answer
 
     def play(self, story: Callable[[Stage], Any]) -> list[dict[str, Any]]:
         """Run a story; the log after it."""
@@ -183,12 +187,12 @@ def test_a_shadow_changes_no_answer(tmp_path: Path, fault: str) -> None:
 
         async def story(stage: Stage) -> None:
             ids = [{"prediction-id": f"p{i}"} for i in range(10)]
-            before = [await stage.predict(**h) for h in ids]
+            before = [await stage.respond(**h) for h in ids]
             stage.release = release(2, shadow=arm(2, "c2"))
             while stage.replica.predictions.state.shadow is None:  # type: ignore[union-attr]
                 await asyncio.sleep(0.01)
             bad.on = True
-            assert [await stage.predict(**h) for h in ids] == before
+            assert [await stage.respond(**h) for h in ids] == before  # status, every byte, every header
             if fault == "hang":
                 batcher = stage.replica.predictions.state.shadow.batcher  # type: ignore[union-attr]
                 batcher._limit = 4

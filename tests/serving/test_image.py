@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
+import re
+import shutil
+import signal
+import socket
 import subprocess
+import threading
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +25,7 @@ from holdfast.core.errors import BadInput
 from holdfast.registry import versions
 from holdfast.serving import image
 from holdfast.workspace import Workspace
-from tests.serving.world import add_package, peer_environment, serving
+from tests.serving.world import add_package, arm, peer_environment, put_release, serving
 
 BASE = "python@sha256:" + "a" * 64
 
@@ -127,7 +136,92 @@ def test_manifests_keep_replicas_up_while_they_change(tmp_path: Path) -> None:
     )
     assert files["autoscaler.yaml"]["spec"]["scaleTargetRef"]["name"] == files["deployment.yaml"]["metadata"]["name"]
     assert "token" in json.dumps(container["env"][0]["valueFrom"]["secretKeyRef"])
-    assert "httpchk GET /health/ready" in (tmp_path / "haproxy.cfg").read_text()
+    balancer = (tmp_path / "haproxy.cfg").read_text()
+    frontend = balancer[balancer.index("frontend in") : balancer.index("backend serve")]
+    # Only a frontend makes ids; made anywhere else they are empty, and every request would be refused.
+    assert "unique-id-format" in frontend and "set-header X-Holdfast-Prediction-Id" in frontend
+    assert "httpchk GET /health/ready" in balancer
+
+
+class Asking:
+    """Clients that ask one address until told to stop, and every answer that was not a logged prediction."""
+
+    def __init__(self, address: str, token: str, count: int = 3) -> None:
+        self.failures: list[Any] = []
+        self.ids: list[str] = []
+        self._stop = threading.Event()
+        self._request = urllib.request.Request(
+            address + "/predict", b'{"rows": [{"a": 0.5, "b": 0.25}]}', {"authorization": f"Bearer {token}"}
+        )
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with urllib.request.urlopen(self._request, timeout=30) as answer:
+                    (told,) = json.loads(answer.read())["predictions"]
+            except OSError as problem:
+                self.failures.append(repr(problem))
+            else:
+                self.ids.append(told["id"])
+
+    def __enter__(self) -> Asking:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.mark.skipif(shutil.which("haproxy") is None, reason="haproxy is not installed: its configuration is not run")
+def test_haproxy_before_replicas_that_come_and_go_fails_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The written configuration, with two addresses in the place of the names a container network would give."""
+    token = "hf_one"
+    monkeypatch.setenv("HOLDFAST_SERVE_TOKEN", token)
+    monkeypatch.setenv("HOLDFAST_SERVE_HOSTS", "fraud-detection,localhost")
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "holdfast.toml").write_text("")
+            workspace = stack.enter_context(Workspace.open(tmp_path / name))
+            put_release(workspace, 1, arm(1, add_package(workspace)))
+            servers.append(stack.enter_context(serving(workspace, "--replicas", "1", "--host", "0.0.0.0")))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        text = re.sub(r"(?m)^  server-template .*$", "".join(
+            f"  server s{i} 127.0.0.1:{s.port} check inter 200ms\n" for i, s in enumerate(servers)
+        ), image.haproxy_config())  # fmt: skip
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(text.replace(f"bind :{image.PORT}", f"bind 127.0.0.1:{port}"))
+        checked = subprocess.run(["haproxy", "-c", "-f", config], capture_output=True, text=True, check=False)
+        assert checked.returncode == 0 and "WARNING" not in checked.stderr, checked.stderr
+        balancer = subprocess.Popen(["haproxy", "-db", "-f", config], stderr=subprocess.DEVNULL)
+        stack.callback(balancer.wait)
+        stack.callback(balancer.kill)
+        address = f"http://127.0.0.1:{port}"
+        servers[0].until(lambda: _ready(address))
+        with Asking(address, token) as asking:
+            for victim in (servers[0].state["replicas"][0], servers[1].state["replicas"][0]):
+                os.kill(victim, signal.SIGKILL)
+                time.sleep(1.0)
+            servers[1].process.send_signal(signal.SIGTERM)  # as a container is stopped
+            servers[1].process.wait(30)
+            time.sleep(0.5)
+        assert not asking.failures, asking.failures[:3]
+        assert len(asking.ids) > 20 and len(set(asking.ids)) == len(asking.ids)
+
+
+def _ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address + "/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("name", ["", "-", "x" * 80])
@@ -146,3 +240,31 @@ def test_manifests_are_valid_kubernetes(tmp_path: Path) -> None:
     broken = tmp_path / "broken.yaml"
     broken.write_text((tmp_path / "deployment.yaml").read_text().replace("maxSurge", "maxSurgery"))
     assert subprocess.run([validate, "--strict", broken], capture_output=True, check=False).returncode
+
+
+COMPOSE = """
+import importlib.resources, json, sys
+import jsonschema
+text = (importlib.resources.files("compose") / "config" / "compose_spec.json").read_text()
+given = json.load(sys.stdin)
+found = [f"{'/'.join(map(str, e.path))}: {e.message}" for e in jsonschema.Draft7Validator(json.loads(text)).iter_errors(given)]
+print("\\n".join(found))
+sys.exit(bool(found))
+"""
+
+
+@pytest.mark.peer
+def test_the_compose_file_is_a_valid_one(tmp_path: Path) -> None:
+    # Only the schema is wanted of that package, and its old dependencies cannot be built any more.
+    python = peer_environment("compose", "jsonschema, compose", "--no-deps")
+
+    def problems(given: Any) -> str:
+        return subprocess.run(
+            [python, "-c", COMPOSE], input=json.dumps(given), capture_output=True, text=True, check=False
+        ).stdout.strip()
+
+    given = written(tmp_path)["compose.yaml"]
+    given.pop("name")  # newer than that schema
+    assert problems(given) == ""
+    given["services"]["serve"]["read_onyl"] = True
+    assert "read_onyl" in problems(given)

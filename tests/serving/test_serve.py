@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 
 import pytest
 
 from holdfast.core.records import FieldSpec, FileRef
-from holdfast.serving import journal
+from holdfast.serving import journal, route
 from holdfast.workspace import Workspace
 from tests.serving.world import add_package, arm, fields, onnx_model, probability, put_release, serving
 
@@ -45,11 +46,15 @@ def test_predicts_logs_and_swaps(workspace: Workspace, replicas: str) -> None:
 
 def test_canary_is_sticky_and_a_broken_challenger_costs_nobody(workspace: Workspace) -> None:
     good, other = add_package(workspace), add_package(workspace, intercept=1.0)
-    put_release(workspace, 1, arm(1, good), challenger=arm(2, other, 50.0))
+    live = put_release(workspace, 1, arm(1, good), challenger=arm(2, other, 50.0))
+    arms = {k: route.choose(live, k).arm for k in map(str, range(60))}
+    assert set(arms.values()) == {"champion", "challenger"}
+    with serving(workspace, "--replicas", "1", "--log", "buffered") as server:
+        server.until_version(1)
+        assert arms == {k: server.predict(ROW, key=k)[1]["predictions"][0]["arm"] for k in arms}
+    # The same after a restart, and on every replica.
     with serving(workspace, "--replicas", "2", "--log", "buffered") as server:
         server.until_version(1)
-        arms = {k: server.predict(ROW, key=k)[1]["predictions"][0]["arm"] for k in map(str, range(60))}
-        assert set(arms.values()) == {"champion", "challenger"}
         assert arms == {k: server.predict(ROW, key=k)[1]["predictions"][0]["arm"] for k in arms}
         assert server.predict(ROW, arm="challenger")[1]["predictions"][0]["version"] == 2
         # A challenger whose content is nowhere to be found: the champion answers, the failures are in the log.
@@ -114,6 +119,47 @@ def test_bad_requests_are_named_and_the_process_stays_well(workspace: Workspace)
         assert server.ask("GET", "/nothing")[0] == 404
         assert server.ask("POST", "/predict", {"rows": [ROW]}, {"host": "evil.example"})[1]["error"]["code"] == "HF412"
         assert server.predict(ROW)[0] == 200
+
+
+def test_memory_stays_flat_through_hostile_requests(workspace: Workspace) -> None:
+    put_release(workspace, 1, arm(1, add_package(workspace)))
+    hostile: list[tuple[str, str, object, dict[str, str]]] = [
+        ("POST", "/predict", b"[" * 200_000, {}),
+        ("POST", "/predict", b'{"rows":[' + b'{"a":{},"b":1},' * 20_000 + b"{}]}", {}),
+        ("POST", "/predict", {"rows": [{"a": "x" * 200_000, "b": 1}]}, {}),
+        ("POST", "/predict", {"rows": [{f"n{i}": i for i in range(5_000)}]}, {}),
+        ("POST", "/predict", {"rows": [ROW] * 100_001}, {}),
+        ("POST", "/predict", {"rows": [ROW]}, {"x-holdfast-prediction-id": "x" * 1000}),
+        ("POST", "/predict", {"rows": [ROW]}, {"x-holdfast-arm": "nobody"}),
+        ("POST", "/invocations", b"\x00" * 100_000, {}),
+        ("POST", "/v2/models/nobody/infer", {"inputs": []}, {}),
+        ("POST", "/v2/models/toy/infer", {"inputs": [{"name": "a", "datatype": "FP64", "shape": [10**9], "data": [1]}]}, {}),
+        ("POST", "/labels", b'{"labels":' + b"[" * 100_000, {}),
+        ("GET", "/nothing/" + "y" * 1000, None, {}),
+    ]  # fmt: skip
+    with serving(workspace, "--replicas", "1") as server:
+        server.until_version(1)
+        (pid,) = server.state["replicas"]
+        held = []
+        for round_ in range(14):
+            for number, (method, path, body, headers) in enumerate(hostile):
+                status, answer = server.ask(method, path.replace("y", str(round_)), body, headers)
+                assert 400 <= status < 500, (number, status, answer)
+                assert (
+                    answer["error"]["code"].startswith("HF")
+                    if isinstance(answer.get("error"), dict)
+                    else answer["error"]
+                )
+            held.append(_resident(pid))
+        assert server.predict(ROW)[0] == 200 and server.state["replicas"] == [pid]
+    # The first rounds may fill pools; what comes after them stays.
+    assert held[-1] - held[6] < 8 << 20, [h >> 20 for h in held]
+
+
+def _resident(pid: int) -> int:
+    """Bytes of memory a process holds."""
+    with open(f"/proc/{pid}/statm") as f:
+        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_version_that_forgot_its_golden_rows_never_answers(workspace: Workspace) -> None:

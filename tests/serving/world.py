@@ -231,8 +231,9 @@ async def until_sequence(replica: Replica, sequence: int) -> None:
         await asyncio.sleep(0.01)
 
 
-def peer_environment(name: str, module: str) -> Path:
-    """The Python of another project's tool, in an environment of its own from ``tests/peers/<name>.txt``; made once."""
+def peer_environment(name: str, module: str, *options: str) -> Path:
+    """The Python of another project's tool, in an environment of its own from ``tests/peers/<name>.txt``; made once, with
+    these options of pip."""
     root = Path(__file__).parents[2]
     folder = root / ".cache" / "peers" / name
     python = folder / "bin" / "python"
@@ -243,10 +244,10 @@ def peer_environment(name: str, module: str) -> Path:
     venv.create(folder, with_pip=True, clear=True)
     pins = root / "tests" / "peers" / f"{name}.txt"
     done = subprocess.run(
-        [python, "-m", "pip", "install", "-q", "-r", pins], capture_output=True, text=True, check=False
+        [python, "-m", "pip", "install", "-q", *options, "-r", pins], capture_output=True, text=True, check=False
     )
     if done.returncode:
         if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
             pytest.fail(f"the environment of {name} cannot be made: {done.stderr[-500:]}")
-        pytest.skip(f"the environment of {name} cannot be made here")
+        pytest.skip(f"the environment of {name} cannot be made here: no package installer reaches an index")
     return python

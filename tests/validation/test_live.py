@@ -106,3 +106,69 @@ def test_equal_arms_seldom_fail() -> None:
         verdict = decide(found, live.rules(Rollout(max_metric_drop=0.0)), model="m", version=1, content="c", at=0)
         alarms += verdict.outcome == "fail"
     assert alarms <= 3
+
+
+def classes_arm(n: int, seed: int, *, constant: bool = False, skill: float = 3.0) -> Any:
+    """Predictions of three classes, scored one by one."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 3, n)
+    odds = rng.normal(size=(n, 3))
+    odds[np.arange(n), y] += skill
+    score = np.exp(odds) / np.exp(odds).sum(axis=1, keepdims=True)
+    if constant:
+        score[:] = (0.8, 0.1, 0.1)
+    ids = [f"{seed}-{i}" for i in range(n)]
+    names = np.array(["ant", "bee", "cat"])
+    table = pa.table({
+        "id": ids, "score": pa.array(score.tolist(), pa.list_(pa.float64())), "output": names[score.argmax(axis=1)],
+        "latency_us": rng.lognormal(8, 0.3, n).astype(int),
+    })  # fmt: skip
+    return table, pa.table({"prediction_id": ids, "value": names[y]})
+
+
+@pytest.mark.parametrize(
+    ("broken", "checks"),
+    [({}, set()), ({"constant": True}, {"live(score_shift)", "live(accuracy_drop)"}), ({"skill": 0.8}, {"live(accuracy_drop)"})],
+)  # fmt: skip
+def test_many_classes_are_judged_by_each_score_and_by_accuracy(broken: dict[str, Any], checks: set[str]) -> None:
+    (a, la), (b, lb) = classes_arm(2000, 1), classes_arm(2000, 2, **broken)
+    rollout, metric = Rollout(), live.METRICS["multiclass"]
+    labels = pa.concat_tables([la, lb])
+    found = live.evidence(a, b, labels, rollout=rollout, metric=metric, classes=["ant", "bee", "cat"])
+    verdict = decide(found, live.rules(rollout, metric=metric), model="m", version=1, content="c", at=0)
+    assert failed(verdict) == checks
+    assert verdict.outcome == ("fail" if checks else "pass"), verdict.results
+
+
+def test_arms_that_know_different_classes_hold() -> None:
+    (a, _), (b, _) = classes_arm(500, 1), classes_arm(500, 2)
+    found = live.evidence(
+        a, b, None, rollout=Rollout(), classes=["ant", "bee", "cat"], champion_classes=["bee", "ant", "cat"]
+    )
+    verdict = decide(found, live.rules(Rollout(), labels=False), model="m", version=1, content="c", at=0)
+    assert verdict.outcome == "not enough evidence" and not failed(verdict)
+
+
+@pytest.mark.parametrize(("noise", "checks"), [(1.0, set()), (3.0, {"live(r2_drop)"})])
+def test_a_regression_is_judged_by_the_share_of_variance_it_explains(noise: float, checks: set[str]) -> None:
+    def side(seed: int, noise: float) -> Any:
+        rng = np.random.default_rng(seed)
+        truth = rng.normal(100, 5, 2000)
+        ids = [f"{seed}-{i}" for i in range(2000)]
+        said = truth + rng.normal(0, noise, 2000)
+        table = pa.table(
+            {"id": ids, "score": said, "output": said, "latency_us": rng.lognormal(8, 0.3, 2000).astype(int)}
+        )
+        return table, pa.table({"prediction_id": ids, "value": truth})
+
+    (a, la), (b, lb) = side(1, 1.0), side(2, noise)
+    metric, rollout = live.METRICS["regression"], Rollout()
+    found = live.evidence(a, b, pa.concat_tables([la, lb]), rollout=rollout, metric=metric)
+    verdict = decide(found, live.rules(rollout, metric=metric), model="m", version=1, content="c", at=0)
+    assert failed(verdict) == checks and verdict.outcome == ("fail" if checks else "pass"), verdict.results
+
+
+def test_classes_that_are_words_count_as_truth() -> None:
+    a, b, labels = both({"skill": 0.3})
+    words = labels.set_column(1, "value", pa.array(["yes" if v else "no" for v in labels["value"].to_pylist()]))
+    assert "live(roc_auc_drop)" in failed(judge(a, b, words, pairs=a, classes=["no", "yes"]))

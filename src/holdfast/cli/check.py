@@ -108,7 +108,7 @@ def card_page(ws: Workspace, version: ModelVersion, verdict: Verdict | None, tas
     from holdfast.core.errors import NotFound
     from holdfast.core.records import Evidence
     from holdfast.lifecycle import decision, outside
-    from holdfast.registry import card
+    from holdfast.registry import card, waivers
 
     kept = (
         msgspec.json.decode(ws.objects.get(verdict.evidence), type=list[Evidence])
@@ -119,4 +119,6 @@ def card_page(ws: Workspace, version: ModelVersion, verdict: Verdict | None, tas
         why = decision.get(ws, version)
     except NotFound:
         why = None
-    return card.html(version, outside.manifest(ws, version, columns=[], task=task), verdict, kept, decision=why)
+    waived = waivers.active(ws.ledger, version.name, version.version, at=ws.clock.now())
+    package = outside.manifest(ws, version, columns=[], task=task)
+    return card.html(version, package, verdict, kept, decision=why, waived=waived)

@@ -49,9 +49,12 @@ def _service_of_model(ws: Workspace, version: ModelVersion, wanted: str | None) 
 @json_option
 def deploy(version: str, service: str | None, goal: str, where: str | None, as_json: bool) -> None:
     """Bring VERSION (name@7, name@champion, name@latest) to staging, smoke-test it there, and start its rollout."""
+    from holdfast.cli.serve import python_for
     from holdfast.core.errors import NotApproved
     from holdfast.lifecycle import release as releasing
+    from holdfast.registry import package as packages
     from holdfast.registry import versions
+    from holdfast.serving import environment
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
@@ -60,6 +63,11 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
         now = ws.clock.now()
         if goal == "production":
             _fits_beside(ws, owner.name, found)
+        package = packages.load(ws.objects, found.content)
+        if (where or ws.settings.serve.environment) == "auto":
+            python_for(ws, package)  # before anything moves: it may take minutes, or be impossible
+        else:
+            environment.check(package)
         if where is not None:
             # The staging server is a child of this process and reads its settings as any other would.
             os.environ["HOLDFAST_SERVE_ENVIRONMENT"] = where

@@ -11,6 +11,7 @@ from holdfast.cli.output import say
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from holdfast.core.records import Package
     from holdfast.workspace import Workspace
 
 
@@ -156,17 +157,24 @@ def _python(workspace: Workspace, service: str, environment: str) -> str:
     """The Python that can hold the champion in force: this one, or that of an environment made for it."""
     import sys
 
-    import msgspec
-
-    from holdfast.core.errors import NotFound, Refused
     from holdfast.registry import package as packages
-    from holdfast.serving import environment as environments
     from holdfast.serving import release_file
 
     release = release_file.read(workspace.path("releases", "."), service, environment, workspace.secret("release"))
     if release is None or release.champion is None:
         return sys.executable
-    package = packages.load(workspace.objects, release.champion.content)
+    return python_for(workspace, packages.load(workspace.objects, release.champion.content))
+
+
+def python_for(workspace: Workspace, package: Package) -> str:
+    """The Python that can read a packaged model: this one, or that of an environment made for it."""
+    import sys
+
+    import msgspec
+
+    from holdfast.core.errors import NotFound, Refused
+    from holdfast.serving import environment as environments
+
     try:
         environments.check(package)
     except Refused as differs:

@@ -14,9 +14,10 @@ from holdfast.cli.output import emit, json_option, table
 def status(as_json: bool) -> None:
     """What is live, what is running, what needs you. Exits with 1 while an incident is open."""
     from holdfast.core.errors import NotFound
+    from holdfast.core.identity import iso
     from holdfast.lifecycle import loop, release
     from holdfast.monitoring import alerts
-    from holdfast.registry import versions
+    from holdfast.registry import versions, waivers
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as ws:
@@ -39,6 +40,7 @@ def status(as_json: bool) -> None:
         models: list[dict[str, Any]] = [
             {"model": m.name, "versions": m.last, "aliases": m.aliases} for m in versions.list_models(ws.ledger)
         ]
+        waived = waivers.in_force(ws.ledger, at=ws.clock.now())
         incidents = alerts.incidents(ws.ledger, resolved=False)
 
     def text() -> None:
@@ -54,11 +56,16 @@ def status(as_json: bool) -> None:
             ["model", "versions", "aliases"],
             [(m["model"], m["versions"], ", ".join(f"{a}→{v}" for a, v in m["aliases"].items())) for m in models],
         )
+        if waived:
+            click.echo()
+            rows = [(f"{w.model}@{w.version}", w.check, w.group, w.by, iso(w.until), w.reason) for w in waived]
+            table(["waived", "check", "group", "by", "until", "why"], rows)
         if incidents:
             click.echo()
             table(["incident", "service", "thing", "title"], [(i.id, i.service, i.thing, i.title) for i in incidents])
 
-    emit({"services": services, "models": models, "incidents": incidents}, as_json=as_json, text=text)
+    value = {"services": services, "models": models, "waivers": waived, "incidents": incidents}
+    emit(value, as_json=as_json, text=text)
     if incidents:
         raise SystemExit(1)
 

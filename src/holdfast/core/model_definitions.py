@@ -71,11 +71,12 @@ class Threshold:
 @dataclass(frozen=True, eq=False)
 class Model(Definition):
     """A training function and what it is fed. Called as ``function(data, params)`` with ``data.X`` (DataFrame or
-    array), ``data.y``; returns a fitted estimator. ``candidates`` is a list of overrides of ``params``: each is
-    trained, the best by ``select`` on the tune stretch is registered."""
+    array), ``data.y``; returns a fitted estimator. None where the model is made elsewhere. ``candidates`` is a list of
+    overrides of ``params``: each is trained, the best by ``select`` on the tune stretch is registered. ``pickled``: where no
+    safe format holds the estimator, keep a pickle, signed with the store's key; other stores will not load it."""
 
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., Any] | None = None
     features: FeatureService | None = None
     spine: Source | None = None
     label: Label | None = None
@@ -87,6 +88,7 @@ class Model(Definition):
     task: Literal["binary", "multiclass", "regression"] = "binary"
     seed: int = 42
     group: str | None = None
+    pickled: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name, "model")
@@ -94,15 +96,18 @@ class Model(Definition):
             raise BadDefinition(f"the spine of model {self.name!r} has no timestamp column")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.function is None:
+            raise BadDefinition(f"model {self.name!r} has no training function", hint="give it one with @hf.model(…)")
         return self.function(*args, **kwargs)
 
     def spec(self) -> dict[str, Any]:
         return {
-            "kind": "model", "name": self.name, "function": function_digest(self.function),
+            "kind": "model", "name": self.name, "function": function_digest(self.function) if self.function else None,
             "features": self.features.spec() if self.features else None, "spine": self.spine.spec() if self.spine else None,
             "label": self.label.spec() if self.label else None, "params": dict(self.params),
             "candidates": [dict(c) for c in self.candidates], "split": self.split.spec(), "threshold": self.threshold.spec(),
             "select": self.select, "task": self.task, "seed": self.seed, "group": self.group,
+            **({"pickled": True} if self.pickled else {}),
         }  # fmt: skip
 
 

@@ -31,6 +31,12 @@ def load(root: Path, module: str = "definitions") -> Project:
     return Project(v for v in vars(load_module(root, module)).values() if isinstance(v, Definition))
 
 
+def importable(root: Path) -> None:
+    """Let the project's modules be imported: definitions import each other, and a pickle the classes it was made of."""
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+
+
 def load_module(root: Path, module: str = "definitions") -> ModuleType:
     """The user's definitions module, run afresh. Its folder is importable while it lives."""
     path = (root / (module if module.endswith(".py") else module.replace(".", "/") + ".py")).resolve()
@@ -39,8 +45,7 @@ def load_module(root: Path, module: str = "definitions") -> ModuleType:
             f"no definitions: {path.name} is not in {root}",
             hint="run `holdfast init` to scaffold a project, or cd into one",
         )
-    if str(root) not in sys.path:
-        sys.path.insert(0, str(root))
+    importable(root)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise BadDefinition(f"{path.name} cannot be loaded")
@@ -52,6 +57,9 @@ def load_module(root: Path, module: str = "definitions") -> ModuleType:
         raise BadDefinition(f"{_where(path, error)}: {error.message}", hint=error.hint) from error
     except SyntaxError as error:
         raise BadDefinition(f"{path.name}:{error.lineno}: {error.msg}", hint="mend the line and run again") from error
+    except ModuleNotFoundError as error:
+        hint = "mend the line and run again, or install it" + (f": pip install {error.name}" if error.name else "")
+        raise BadDefinition(f"{_where(path, error)}: {error}", hint=hint) from error
     except Exception as error:
         raise BadDefinition(
             f"{_where(path, error)}: {type(error).__name__}: {error}", hint="mend the line and run again"

@@ -106,6 +106,10 @@ class FileRef(Record, frozen=True, kw_only=True):
     size: int
 
 
+SIGNATURES = "signatures.json"
+"""The file of a package that names, with its store's HMAC, those of its files that run code when they are loaded."""
+
+
 class Package(Record, frozen=True, kw_only=True):
     """A model as it is shipped: the manifest. Its digest is the model's content identity.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -13,12 +14,12 @@ from holdfast.data import history, log, snapshot, tables
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.repository import Repository
-from holdfast.data.tables import Table, quote
+from holdfast.data.tables import quote
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """How one column's distribution moved: missing share and, for numbers, mean and the largest gap between the two
-    distribution functions (KS); for others the total variation over values."""
+    """How one column's distribution moved: missing share, the mean of numbers, and the largest gap between the two distribution
+    functions (KS) of numbers and times; for others the total variation over values."""
 
     column: str
     missing: tuple[float, float]
@@ -59,7 +60,7 @@ def between(
 
     Raises:
         NotFound: a revision does not track it, or its bytes are not in the cache.
-        BadInput: the key is not a column of both.
+        BadInput: the key is not a column of both, or does not name a row.
     """
     cache = caches.of(repo)
     then = _required(history.at_revision(repo, before, place), place, before)
@@ -92,86 +93,148 @@ def _members(cache: Cache, out: Out) -> dict[str, str]:
     return cache.members(str(out.md5), legacy=out.legacy) if out.is_folder else {out.place.name: str(out.md5)}
 
 
+@dataclass(frozen=True)
+class _Side:
+    """One version's rows as a FROM item: how many, and the kind of every column."""
+
+    source: str
+    rows: int
+    columns: dict[str, str]
+
+
 def _tables(before: list[tuple[str, str]], after: list[tuple[str, str]], key: str | None) -> TableDiff | None:
     if not before or not after:
         return None
     with tables.connect() as connection:
-        try:
-            old = [tables.describe_as(connection, Path(p), n) for n, p in before]
-            new = [tables.describe_as(connection, Path(p), n) for n, p in after]
-            return _compare(connection, old, new, key)
-        except duckdb.Error:
-            return None
+        for as_text in (False, True):
+            try:
+                return _compare(connection, _side(connection, before, as_text), _side(connection, after, as_text), key)
+            except duckdb.Error:
+                continue  # CSV whose types do not hold to the end is compared as it is written
+    return None
 
 
-def _compare(connection: duckdb.DuckDBPyConnection, old: list[Table], new: list[Table], key: str | None) -> TableDiff:
-    mine = {c: k for t in old for c, k in t.columns.items()}
-    theirs = {c: k for t in new for c, k in t.columns.items()}
-    a = tables.relation([t.path for t in old], text=old[0].text)
-    b = tables.relation([t.path for t in new], text=new[0].text)
-    both = [c for c in mine if c in theirs and mine[c] == theirs[c]]
-    if key is not None and key not in both:
-        raise BadInput(f"{key!r} is not a column of both versions", hint=f"columns of both: {', '.join(both[:8])}")
-    rows = (
-        int(tables.one(connection, f"SELECT count(*) FROM {a}")[0]),
-        int(tables.one(connection, f"SELECT count(*) FROM {b}")[0]),
+def _side(connection: duckdb.DuckDBPyConnection, files: list[tuple[str, str]], as_text: bool) -> _Side:
+    from holdfast.data import names
+
+    text = [Path(p) for n, p in files if names.is_text(n)]
+    rest = [Path(p) for n, p in files if not names.is_text(n)]
+    read = [tables.relation(rest)] if rest else []
+    read += [tables.relation(text, text=True, as_text=as_text)] if text else []
+    source = (
+        read[0] if len(read) == 1 else "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {part}" for part in read) + ")"
     )
-    key = key or _key(connection, a, b, both, mine, rows)
-    listed = ", ".join(quote(c) for c in both) or "1"
+    described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    rows = int(tables.one(connection, f"SELECT count(*) FROM {source}")[0])
+    # A CSV file without rows says nothing of its types.
+    unknown = "null" if text and not rows else None
+    return _Side(source, rows, {row[0]: unknown or tables.kind(row[1]) for row in described})
+
+
+_AS = {"int": "HUGEINT", "float": "DOUBLE", "string": "VARCHAR", "timestamp": "TIMESTAMPTZ"}
+
+
+def _alike(column: str, mine: str, theirs: str) -> tuple[str, str]:
+    """A column as SQL and its kind, in a form that is the same on both sides where the value is: a number of another width,
+    or one that was whole before, is no change."""
+    if "null" in (mine, theirs):
+        mine = theirs = theirs if mine == "null" else mine
+    if mine == theirs:
+        kind = mine
+    elif {mine, theirs} == {"int", "float"}:
+        kind = "float"
+    elif {mine, theirs} == {"date", "timestamp"}:
+        kind = "timestamp"
+    else:
+        kind = "string"
+    return (f"CAST({quote(column)} AS {_AS[kind]})" if kind in _AS else quote(column)), kind
+
+
+def _compare(connection: duckdb.DuckDBPyConnection, old: _Side, new: _Side, key: str | None) -> TableDiff:
+    both = {c: _alike(c, old.columns[c], new.columns[c]) for c in old.columns if c in new.columns}
+    if key is not None and key not in both:
+        raise BadInput(
+            f"{key!r} is not a column of both versions", hint=f"columns of both: {', '.join(list(both)[:8])}"
+        )
+    if key is not None:
+        _refuse_repeats(connection, old, new, key, both[key][0])
+    else:
+        key = _key(connection, old, new, both)
+    listed = ", ".join(sql for sql, _ in both.values()) or "1"
     changed = None
     if key is not None:
-        k = quote(key)
+        k = both[key][0]
         sql = (
             f"SELECT count(*) FILTER (WHERE x.h IS NULL), count(*) FILTER (WHERE y.h IS NULL), count(*) FILTER (WHERE x.h <> y.h) "
-            f"FROM (SELECT {k} k, hash({listed}) h FROM {a}) x FULL JOIN (SELECT {k} k, hash({listed}) h FROM {b}) y ON x.k = y.k"
+            f"FROM (SELECT {k} k, hash({listed}) h FROM {old.source}) x "
+            f"FULL JOIN (SELECT {k} k, hash({listed}) h FROM {new.source}) y ON x.k = y.k"
         )
         added, removed, changed = (int(n) for n in tables.one(connection, sql))
     else:
         sql = (
             f"SELECT coalesce(sum(greatest(m - n, 0)), 0), coalesce(sum(greatest(n - m, 0)), 0) FROM (SELECT h, sum(o) n, sum(w) m FROM "
-            f"(SELECT hash({listed}) h, 1 o, 0 w FROM {a} UNION ALL SELECT hash({listed}), 0, 1 FROM {b}) GROUP BY h)"
+            f"(SELECT hash({listed}) h, 1 o, 0 w FROM {old.source} UNION ALL SELECT hash({listed}), 0, 1 FROM {new.source}) GROUP BY h)"
         )
         added, removed = (int(n) for n in tables.one(connection, sql))
+    mine, theirs = old.columns, new.columns
     return TableDiff(
-        rows, added, removed, changed, [c for c in theirs if c not in mine], [c for c in mine if c not in theirs],
-        {c: (mine[c], theirs[c]) for c in mine if c in theirs and mine[c] != theirs[c]},
-        [_moved(connection, a, b, c, mine[c], rows) for c in both if mine[c] in ("int", "float", "string", "bool")], key,
+        (old.rows, new.rows), added, removed, changed, [c for c in theirs if c not in mine], [c for c in mine if c not in theirs],
+        {c: (mine[c], theirs[c]) for c in both if mine[c] != theirs[c] and "null" not in (mine[c], theirs[c])},
+        [_moved(connection, old, new, c, sql, kind) for c, (sql, kind) in both.items() if kind not in ("bytes", "nested", "null")], key,
     )  # fmt: skip
 
 
-def _key(
-    connection: duckdb.DuckDBPyConnection, a: str, b: str, both: list[str], kinds: dict[str, str], rows: tuple[int, int]
-) -> str | None:
-    """The first column that names each row once on both sides."""
-    for column in both[:8]:
-        if kinds[column] in ("int", "string") and all(
-            int(tables.one(connection, f"SELECT count(DISTINCT {quote(column)}) FROM {side}")[0]) == count
-            for side, count in ((a, rows[0]), (b, rows[1]))
+def _refuse_repeats(connection: duckdb.DuckDBPyConnection, old: _Side, new: _Side, key: str, value: str) -> None:
+    for side, word in ((old, "before"), (new, "after")):
+        there = int(tables.one(connection, f"SELECT count(DISTINCT {value}) FROM {side.source}")[0])
+        if there != side.rows:
+            raise BadInput(
+                f"{key!r} does not name a row: the version {word} has {side.rows} rows and {there} values of it",
+                hint="name another column, or leave --key away: whole rows are compared then",
+            )
+
+
+def _key(connection: duckdb.DuckDBPyConnection, old: _Side, new: _Side, both: dict[str, tuple[str, str]]) -> str | None:
+    """The column that names each row once on both sides; of several the one that finds most rows again."""
+    best, most = None, -1
+    for column, (value, kind) in list(both.items())[:8]:
+        if kind in ("int", "string") and all(
+            int(tables.one(connection, f"SELECT count(DISTINCT {value}) FROM {side.source}")[0]) == side.rows
+            for side in (old, new)
         ):
-            return column
-    return None
+            again = int(
+                tables.one(
+                    connection,
+                    f"SELECT count(*) FROM (SELECT {value} k FROM {old.source}) x SEMI JOIN (SELECT {value} k FROM {new.source}) y ON x.k = y.k",
+                )[0]
+            )
+            if again > most:
+                best, most = column, again
+    return best
 
 
-def _moved(
-    connection: duckdb.DuckDBPyConnection, a: str, b: str, column: str, kind: str, rows: tuple[int, int]
-) -> Moved:
-    q = quote(column)
-    value = f"CASE WHEN isnan({q}) THEN NULL ELSE {q} END" if kind == "float" else q
-    there = [int(tables.one(connection, f"SELECT count({value}) FROM {side}")[0]) for side in (a, b)]
-    missing = tuple(1 - n / max(1, total) for n, total in zip(there, rows, strict=True))
+def _moved(connection: duckdb.DuckDBPyConnection, old: _Side, new: _Side, column: str, value: str, kind: str) -> Moved:
+    if kind == "float":
+        value = f"CASE WHEN isnan({value}) THEN NULL ELSE {value} END"
+    there = [int(tables.one(connection, f"SELECT count({value}) FROM {side.source}")[0]) for side in (old, new)]
+    missing = tuple(1 - n / side.rows if side.rows else 0.0 for n, side in zip(there, (old, new), strict=True))
     if not all(there):
         return Moved(column, (missing[0], missing[1]))
     mean = None
     if kind in ("int", "float"):
-        found = [float(tables.one(connection, f"SELECT avg({value}) FROM {side}")[0]) for side in (a, b)]
+        found = [
+            float(tables.one(connection, f"SELECT avg(CAST({value} AS DOUBLE)) FROM {side.source}")[0])
+            for side in (old, new)
+        ]
         mean = (found[0], found[1])
-        gap = "max(abs(f))"
-        inner = "SELECT v, sum(sum(d)) OVER (ORDER BY v) f FROM both_sides GROUP BY v"
-    else:
+    if kind in ("string", "bool"):
         gap = "sum(abs(f)) / 2"
         inner = "SELECT v, sum(d) f FROM both_sides GROUP BY v"
+    else:
+        gap = "max(abs(f))"
+        inner = "SELECT v, sum(sum(d)) OVER (ORDER BY v) f FROM both_sides GROUP BY v"
     sql = (
-        f"WITH both_sides AS (SELECT {value} v, -1.0 / {there[0]} d FROM {a} WHERE {value} IS NOT NULL "
-        f"UNION ALL SELECT {value}, 1.0 / {there[1]} FROM {b} WHERE {value} IS NOT NULL) SELECT {gap} FROM ({inner})"
+        f"WITH both_sides AS (SELECT {value} v, -1.0 / {there[0]} d FROM {old.source} WHERE {value} IS NOT NULL "
+        f"UNION ALL SELECT {value}, 1.0 / {there[1]} FROM {new.source} WHERE {value} IS NOT NULL) SELECT {gap} FROM ({inner})"
     )
     return Moved(column, (missing[0], missing[1]), mean, round(float(tables.one(connection, sql)[0]), 6))

@@ -6,6 +6,7 @@ MD5 here is a name, never a proof: wherever integrity matters the SHA-256 stands
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 import threading
@@ -151,23 +152,47 @@ def _large(fd: int, copy_to: int | None, on_bytes: Callable[[int], None] | None)
     return md5.hexdigest(), sha256.hexdigest(), count
 
 
-def in_parallel(work: Callable[[T], R], items: Sequence[T], *, workers: int = WORKERS) -> Iterable[R]:
-    """Results in the items' order. The first error ends it; nothing new is begun after it."""
-    if len(items) < 4:
+def in_parallel(work: Callable[[T], R], items: Sequence[T], *, workers: int = WORKERS, few: int = 4) -> Iterable[R]:
+    """Results in the items' order; fewer than ``few`` are done one by one. The first error ends it; nothing new is begun
+    after it."""
+    if len(items) < few:
         yield from map(work, items)
         return
-    from concurrent.futures import ThreadPoolExecutor
-
     # Handing over one small file at a time costs more than hashing it.
     step = max(1, min(64, len(items) // (workers * 4)))
     groups = [items[at : at + step] for at in range(0, len(items), step)]
-    with ThreadPoolExecutor(workers, thread_name_prefix="holdfast-data") as pool:
-        try:
-            for results in pool.map(lambda group: [work(item) for item in group], groups):
-                yield from results
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    results: list[list[R] | BaseException] = [[] for _ in groups]
+    ready = [threading.Semaphore(0) for _ in groups]
+    turns, ended = itertools.count(), threading.Event()
+
+    def labour() -> None:
+        # Groups are begun in order, so whoever fails has only groups behind it that will not be done.
+        while not ended.is_set() and (at := next(turns)) < len(groups):
+            try:
+                results[at] = [work(item) for item in groups[at]]
+            except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
+                results[at] = error
+                ended.set()
+            ready[at].release()
+
+    # Not concurrent.futures: importing it takes as long as hashing a few hundred small files.
+    threads = [
+        threading.Thread(target=labour, name=f"holdfast-data-{at}", daemon=True)
+        for at in range(min(workers, len(groups)))
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for at, one in enumerate(ready):
+            one.acquire()
+            outcome, results[at] = results[at], []
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield from outcome
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
 
 
 def tree_sha256(members: Iterable[tuple[str, str, int]]) -> str:

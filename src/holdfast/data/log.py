@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.core.errors import NotFound
+from holdfast.core.errors import BadInput, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import history, tables
+from holdfast.data import history, pointers, tables
 from holdfast.data.pointers import Out
 from holdfast.data.repository import Repository
 
@@ -34,10 +34,9 @@ def versions(repo: Repository, place: Path, *, look: bool = True) -> list[Entry]
 
     Raises:
         NotFound: no commit tracked it, or this is no git repository.
+        BadInput: it is a pointer with several outs.
     """
-    place = Path(os.path.abspath(place))
-    file = place if place.suffix == ".dvc" else place.with_name(place.name + ".dvc")
-    place = place.with_suffix("") if place.suffix == ".dvc" else place
+    file, place = _pointer_and_place(repo, Path(os.path.abspath(place)))
     lock = repo.root / "dvc.lock"
     commits = history.commits_of(repo, [file, lock] if lock.exists() else [file])
     found: list[Entry] = []
@@ -56,6 +55,23 @@ def versions(repo: Repository, place: Path, *, look: bool = True) -> list[Entry]
     if not found:
         raise NotFound(f"no commit tracks {place.name}", hint="commit its pointer with git")
     return found
+
+
+def _pointer_and_place(repo: Repository, place: Path) -> tuple[Path, Path]:
+    """The pointer of a path and the path of a pointer; they need not be named alike. What is gone had the usual name."""
+    if place.suffix == ".dvc":
+        if not place.is_file():
+            return place, place.with_suffix("")
+        outs = pointers.read(place, repo.root).outs
+        if len(outs) != 1:
+            raise BadInput(
+                f"{place.name} holds {len(outs)} outs", hint=f"name one: {', '.join(out.path for out in outs[:5])}"
+            )
+        return place, outs[0].place
+    for pointer in pointers.read_all(repo):
+        if any(out.place == place for out in pointer.outs):
+            return pointer.file, place
+    return place.with_name(place.name + ".dvc"), place
 
 
 def _shape(repo: Repository, out: Out) -> tuple[int | None, int | None]:

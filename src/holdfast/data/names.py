@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 PARQUET = (".parquet", ".pq")
 CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst")
-
-
 _TABLES = (*PARQUET, *CSV)
 
 
@@ -26,16 +23,12 @@ def tables_in(path: Path) -> list[Path]:
     """The table files at a path, in order of name. Empty when it holds something else."""
     if path.is_file():
         return [path] if is_table(path) else []
-    return sorted(_below(path))
+    found = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [Path(folder, n) for n in names if n.lower().endswith(_TABLES) and not n.startswith(".")]
+    return sorted(found)
 
 
 def has_tables(path: Path) -> bool:
-    return is_table(path) if path.is_file() else next(_below(path), None) is not None
-
-
-def _below(path: Path) -> Iterator[Path]:
-    for folder, folders, names in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        for name in names:
-            if name.lower().endswith(_TABLES) and not name.startswith("."):
-                yield Path(folder, name)
+    return bool(tables_in(path))

@@ -72,7 +72,7 @@ class Pointer:
     @property
     def origin(self) -> dict[str, Any] | None:
         """What was imported: the one ``deps`` entry of a pointer without a command."""
-        return self.deps[0] if len(self.deps) == 1 and len(self.outs) == 1 else None
+        return self.deps[0] if len(self.deps) == 1 and len(self.data.get("outs") or ()) == 1 else None
 
 
 def read(file: Path, root: Path) -> Pointer:
@@ -274,14 +274,18 @@ def fields(*, md5: str, size: int, nfiles: int | None = None, isexec: bool = Fal
 def render_new(path: str, content: dict[str, Any]) -> str:
     """The text of a fresh pointer with one out."""
     data = {"outs": [{**content, "path": path}]}
-    if not _is_plain(path) or len(path) > 60:
-        return dump_yaml(data)
+    return _render_plain(data["outs"]) or dump_yaml(data)
+
+
+def _render_plain(outs: Sequence[Mapping[str, Any]]) -> str | None:
+    """A pointer's text without a YAML library; None where one is needed to quote or to break a line."""
     lines = ["outs:"]
-    for at, (key, value) in enumerate(data["outs"][0].items()):
-        text = ("true" if value else "false") if isinstance(value, bool) else str(value)
-        if key == "md5" and _looks_numeric(text):
-            return dump_yaml(data)
-        lines.append(f"{'  ' if at else '- '}{key}: {text}")
+    for out in outs:
+        for at, (key, value) in enumerate(out.items()):
+            text = ("true" if value else "false") if isinstance(value, bool) else str(value)
+            if key == "md5" and _looks_numeric(text) or key == "path" and (not _is_plain(text) or len(text) > 60):
+                return None
+            lines.append(f"{'  ' if at else '- '}{key}: {text}")
     return "\n".join(lines) + "\n"
 
 
@@ -294,8 +298,21 @@ def render_changed(text: str, file: Path, content: dict[str, dict[str, Any]]) ->
 
     As DVC does: existing keys keep their place, new keys go to the end, keys equal to their default are dropped.
     """
+    data = _parse_plain(text)
+    if data is not None:
+        _change(data["outs"], content)
+        plain = _render_plain(data["outs"])
+        if plain is not None:
+            return plain
     data = _round_trip().load(text)
-    for out in data["outs"]:
+    _change(data["outs"], content)
+    if data.get("frozen") is False:
+        del data["frozen"]
+    return _dump(data)
+
+
+def _change(outs: Iterable[Any], content: Mapping[str, Mapping[str, Any]]) -> None:
+    for out in outs:
         new = content.get(out["path"])
         if new is None:
             continue
@@ -307,9 +324,6 @@ def render_changed(text: str, file: Path, content: dict[str, dict[str, Any]]) ->
         for key, default in (("cache", True), ("push", True), ("persist", False)):
             if out.get(key) is default:
                 del out[key]
-    if data.get("frozen") is False:
-        del data["frozen"]
-    return _dump(data)
 
 
 def dump_yaml(data: Any) -> str:

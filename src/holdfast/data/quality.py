@@ -187,7 +187,7 @@ def admit(
     started = time.perf_counter()
     place = snapshot.locate(root, path)
     repo = repository.ensure(place.parent)
-    snapshot.check_addable(repo, place)
+    owner = snapshot.check_addable(repo, place)
     before = state(ledger, source_name)
     with repo.lock(wait=30):
         taken = snapshot.take(place, repo=repo, progress=progress)
@@ -214,7 +214,7 @@ def admit(
         version = admitted.version(
             source_name, os.path.relpath(place, root), at=at, rows=_total(listed), schema=key or None
         )
-        snapshot.commit(repo, admitted)
+        snapshot.commit(repo, admitted, owner)
         history = [*before.history, *([version.rows] if version.rows else [])][-HISTORY:]
         seen = [Seen(at=at, newest=checked.newest)] if checked.newest is not None else []
         after = Admitted(

@@ -186,7 +186,9 @@ def _tracked(
     except NotFound:
         same, notice = False, f"{path} was read; its version of {dataset} is not in the cache, so it cannot be compared"
     if out.legacy and not same:
-        notice = f"{path} was read; {dataset} has a 2.x pointer: track it again with `holdfast data add {dataset}`"
+        notice = (
+            f"{path} was read; {dataset} has a 2.x pointer: bring it to 3.x with `holdfast data migrate --dvc-files`"
+        )
     return Read(
         path=path, how="tracked" if same else "changed", md5=md5, sha256=sha256, size=size, dataset=dataset, version=out.md5,
         pointer=os.path.relpath(file, root), notice=notice,

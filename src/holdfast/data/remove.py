@@ -25,10 +25,7 @@ def remove(repo: Repository, targets: Sequence[Path], *, outs: bool = False, for
     files: dict[Path, None] = {}
     for target in targets:
         place = Path(os.path.abspath(target))
-        file = place if place.suffix == ".dvc" else place.with_name(place.name + ".dvc")
-        if not file.is_file():
-            raise NotFound(f"{target} has no pointer", hint="name tracked data, or its .dvc file")
-        files[file] = None
+        files[_pointer_of(repo, place, target)] = None
     with repo.lock():
         found = [pointers.read(file, repo.root) for file in files]
         for pointer in found if outs and not force else ():
@@ -49,6 +46,28 @@ def remove(repo: Repository, targets: Sequence[Path], *, outs: bool = False, for
             pointer.file.unlink()
             removed.append(os.path.relpath(pointer.file, repo.root))
     return removed
+
+
+def _pointer_of(repo: Repository, place: Path, target: Path) -> Path:
+    """The pointer of a target.
+
+    Raises:
+        NotFound: it has none.
+        Conflict: its pointer speaks of other paths too, and would take them along.
+    """
+    if place.suffix == ".dvc" and place.is_file():
+        return place
+    for pointer in pointers.read_all(repo):
+        if any(out.place == place for out in pointer.outs):
+            others = [out.path for out in pointer.outs if out.place != place]
+            if others:
+                name = os.path.relpath(pointer.file, repo.root)
+                raise Conflict(
+                    f"{name} tracks {others[0]} as well as {target}",
+                    hint=f"remove {name} as a whole, or take the entry out of it and of .gitignore by hand",
+                )
+            return pointer.file
+    raise NotFound(f"{target} has no pointer", hint="name tracked data, or its .dvc file")
 
 
 def _delete(place: Path) -> None:

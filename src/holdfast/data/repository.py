@@ -16,6 +16,8 @@ from holdfast.data.text import read as read_text
 MARKS = ("holdfast.toml", "definitions.py", ".holdfast")
 IGNORED_BY_DVC_FOLDER = "/config.local\n/tmp\n/cache\n"
 DVCIGNORE = "# Add patterns of files dvc should ignore, which could improve\n# the performance. Learn more at\n# https://dvc.org/doc/user-guide/dvcignore\n"
+_PLACES = frozenset({"url", "dir", "credentialpath", "keyfile", "cert_path", "key_path"})
+"""Options that name a file or a folder; as with DVC, relative to the folder of the file they are written in."""
 LINK_TYPES = ("reflink", "hardlink", "symlink", "copy")
 
 
@@ -209,8 +211,8 @@ def read_config(dvc: Path) -> dict[str, dict[str, str]]:
             ) from None
         for section in parser.sections():
             values = {key: _plain(value) for key, value in parser.items(section)}
-            if "url" in values:
-                values["url"] = _absolute_url(values["url"], path.parent)
+            for key in _PLACES.intersection(values):
+                values[key] = _absolute_url(values[key], path.parent)
             merged.setdefault(section.strip("'"), {}).update(values)
     return merged
 

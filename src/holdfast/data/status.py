@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def outs(repo: Repository, targets: Sequence[Path] = (), *, granular: bool = Fal
 
 
 def choose(repo: Repository, targets: Sequence[Path] = ()) -> list[Pointer]:
-    """The pointers of the targets; all without any.
+    """The pointers of the targets; all without any. Of a pointer with several outs only those that are meant.
 
     Raises:
         NotFound: a target is not tracked.
@@ -62,24 +62,37 @@ def choose(repo: Repository, targets: Sequence[Path] = ()) -> list[Pointer]:
     if not targets:
         return pointers.read_all(repo)
     chosen: dict[Path, Pointer] = {}
+
+    def choose_also(pointer: Pointer) -> None:
+        before = chosen.get(pointer.file)
+        both = {out.place: out for out in (*(before.outs if before else ()), *pointer.outs)}
+        chosen[pointer.file] = replace(pointer, outs=tuple(both.values()))
+
     everything: list[Pointer] | None = None
     for target in targets:
         place = Path(os.path.abspath(target))
         file = place if place.suffix == ".dvc" else place.with_name(place.name + ".dvc")
         if file.is_file():
-            chosen[file] = pointers.read(file, repo.root)
-            continue
+            pointer = pointers.read(file, repo.root)
+            if file == place or [out.place for out in pointer.outs] == [place]:
+                choose_also(pointer)
+                continue
         if everything is None:
             everything = pointers.read_all(repo)
-        inside = [
-            p
-            for p in everything
-            if p.file.is_relative_to(place) or any(place.is_relative_to(out.place) for out in p.outs)
-        ]
+        inside = [p for pointer in everything if (p := _meant(pointer, place)) is not None]
         if not inside:
             raise NotFound(f"{target} is not tracked", hint="track it with `holdfast data add`")
-        chosen |= {p.file: p for p in inside}
+        for pointer in inside:
+            choose_also(pointer)
     return list(chosen.values())
+
+
+def _meant(pointer: Pointer, place: Path) -> Pointer | None:
+    """A pointer with those of its outs that a path means: all that lie in it, or the one it lies in."""
+    if pointer.file.is_relative_to(place):
+        return pointer
+    outs = [out for out in pointer.outs if place.is_relative_to(out.place) or out.place.is_relative_to(place)]
+    return replace(pointer, outs=tuple(outs)) if outs else None
 
 
 def tracked(repo: Repository, targets: Sequence[Path] = ()) -> list[Out]:

@@ -39,7 +39,18 @@ def open_store(label: str, url: str, options: Mapping[str, str]) -> Store:
             raise BadConfig(
                 f"{label}: option {key!r} is not supported here", hint="remove it, or use dvc for this remote"
             )
-    return build(label, url, options)
+    if scheme not in ("http", "https") and (not urlsplit(url).netloc or "@" in urlsplit(url).netloc):
+        raise BadConfig(f"{label}: its url names no bucket or container", hint=f"write {scheme}://NAME/path")
+    from obstore import exceptions
+
+    try:
+        return build(label, url, options)
+    except exceptions.BaseError as error:
+        # What follows the first line is the library's view of itself.
+        raise BadConfig(
+            f"{label}: {str(error).splitlines()[0]}",
+            hint="mend the remote in .dvc/config, or its secrets in .dvc/config.local",
+        ) from None
 
 
 def flag(options: Mapping[str, str], key: str, default: bool = False) -> bool:
@@ -174,6 +185,9 @@ def _gcs(label: str, url: str, options: Mapping[str, str]) -> Store:
 
 
 _AZURE_SAME = ("account_name", "account_key", "tenant_id", "client_id", "client_secret")
+_AZURE_ENVIRONMENT = {
+    "AZURE_STORAGE_ACCOUNT": "account_name", "AZURE_STORAGE_KEY": "account_key", "AZURE_STORAGE_SAS_TOKEN": "sas_key",
+}  # fmt: skip
 _AZURE = frozenset(
     {
         *_AZURE_SAME, "connection_string", "sas_token", "allow_anonymous_login", "read_timeout",
@@ -187,8 +201,14 @@ def _azure(label: str, url: str, options: Mapping[str, str]) -> Store:
     from obstore.store import AzureStore
 
     parts = urlsplit(url)
-    config: dict[str, Any] = _connection(label, options.get("connection_string") or "")
+    text = options.get("connection_string")
+    if not text and not options.get("account_name"):
+        text = os.environ.get("AZURE_STORAGE_CONNECTION_STRING")
+    config: dict[str, Any] = _connection(label, text or "")
     config |= _named(options, {"sas_token": "sas_key", **{key: key for key in _AZURE_SAME}})
+    if not config.get("account_name"):
+        # The library reads AZURE_STORAGE_ACCOUNT_NAME and its like by itself; these are the names dvc documents.
+        config |= _named(os.environ, _AZURE_ENVIRONMENT)
     if flag(options, "allow_anonymous_login"):
         config["skip_signature"] = True
     client = _client(label, options, plain=str(config.get("endpoint", "")).startswith("http://"))
@@ -205,6 +225,11 @@ def _connection(label: str, text: str) -> dict[str, Any]:
                 f"{label}: connection_string is not a list of Key=value", hint="copy it anew from the portal"
             )
         found[key.lower()] = value
+    suffix = found.get("endpointsuffix", "")
+    if suffix and "blobendpoint" not in found and found.get("accountname"):
+        # The national clouds differ in this alone.
+        protocol = found.get("defaultendpointsprotocol", "https")
+        found["blobendpoint"] = f"{protocol}://{found['accountname']}.blob.{suffix}"
     names = {
         "accountname": "account_name",
         "accountkey": "account_key",

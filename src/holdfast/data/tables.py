@@ -116,12 +116,33 @@ def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str) ->
 
 def relation(paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None) -> str:
     """A FROM item that reads all of the files as one table; ``as_text`` leaves CSV cells as they are, ``name`` adds each row's file under it."""
-    listed = "[" + ", ".join(literal(os.fspath(p)) for p in paths) + "]"
     options = f", filename={literal(name)}" if name else ""
-    if text:
-        raw = ", all_varchar=true" if as_text else ""
-        return f"read_csv({listed}, header=true, sample_size=200000, nullstr=['', 'NA', 'NULL', 'null', 'NaN', 'nan']{raw}{options}, union_by_name=true)"
-    return f"read_parquet({listed}, hive_partitioning=false, union_by_name={'true' if len(paths) > 1 else 'false'}{options})"
+    if not text:
+        return f"read_parquet({_list(paths)}, hive_partitioning=false, union_by_name={'true' if len(paths) > 1 else 'false'}{options})"
+    raw = ", all_varchar=true" if as_text else ""
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(_packing(path), []).append(path)
+    read = [
+        f"read_csv({_list(group)}, header=true, sample_size=200000, nullstr=['', 'NA', 'NULL', 'null', 'NaN', 'nan'], "
+        f"compression={literal(packing)}{raw}{options}, union_by_name=true)"
+        for packing, group in groups.items()
+    ]
+    return read[0] if len(read) == 1 else "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {r}" for r in read) + ")"
+
+
+def _list(paths: Sequence[Path]) -> str:
+    return "[" + ", ".join(literal(os.fspath(p)) for p in paths) + "]"
+
+
+def _packing(path: Path) -> str:
+    """How a CSV file is compressed, by its first bytes: in the cache its name does not say."""
+    try:
+        with path.open("rb") as f:
+            head = f.read(4)
+    except OSError:
+        return "auto"
+    return "gzip" if head[:2] == b"\x1f\x8b" else "zstd" if head == b"\x28\xb5\x2f\xfd" else "none"
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table]) -> dict[Path, int]:
@@ -129,11 +150,10 @@ def rows_of(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table]) -> d
     out: dict[Path, int] = {}
     parquet = [t.path for t in tables if not t.text]
     if parquet:
-        listed = "[" + ", ".join(literal(os.fspath(p)) for p in parquet) + "]"
         out |= {
             Path(name): int(n)
             for name, n in connection.execute(
-                f"SELECT file_name, num_rows FROM parquet_file_metadata({listed})"
+                f"SELECT file_name, num_rows FROM parquet_file_metadata({_list(parquet)})"
             ).fetchall()
         }
     for table in tables:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from holdfast.core.records import Json
 from holdfast.features import filters, journal, landing
 from holdfast.features.journal import Journal, Position
 from holdfast.features.landing import features_home, landed
-from holdfast.features.rows import ARRIVED, key_types, uniform, writes
+from holdfast.features.rows import ARRIVED, key_types, needed_columns, uniform, writes
 from holdfast.features.windows import view_plan
 
 __all__ = ["Pusher", "landed"]
 
 _MARK = "pushed"
+_BEGIN = Position(0, 0)
+_KEPT = "kept"
+"""The mark that lists the view versions the store is up to date for, up to ``_MARK``."""
 
 
 class Pusher:
@@ -39,25 +43,18 @@ class Pusher:
     def __init__(self, home: Path, online: OnlineStore, views: Sequence[FeatureView], *, durable: bool = True) -> None:
         self.home = features_home(home)
         self._online = online
-        self._plans: dict[str, list[Json]] = {}
-        self._names: dict[str, str] = {}
-        for view in views:
-            plan = view_plan(view)
-            if all(p["version"] != plan["version"] for p in self._plans.get(plan["source"], [])):
-                self._plans.setdefault(plan["source"], []).append(plan)
-            self._names[view.name] = plan["source"]
+        self._plans, self._names = _by_source(views)
         self._types: dict[str, dict[str, str]] = {}
+        self._written: dict[str, dict[str, str]] = {}
         self._journal = Journal(self.home / "journal", durable=durable)
-        self._pending: deque[tuple[Position, str, list[Json], int]] = deque()
+        self._pending: deque[tuple[Position, list[Json], list[Json], int]] = deque()
         self._order_lock = threading.Lock()
         self._apply_lock = threading.Lock()
-        self._applied = Position(0, 0)
+        self._replay_lock = threading.Lock()  # the journal's segments stay while they are replayed
+        self._applied = _BEGIN
         self.replayed = 0
         try:
-            landing.remember_times(self.home, {s: (p[0]["timestamp"], p[0]["arrival"]) for s, p in self._plans.items()})
-            for plans in self._plans.values():
-                for plan in plans:
-                    self._types[plan["version"]] = self._stored_types(plan)
+            self._prepare(self._plans)
             self.recover()
         except BaseException:
             self._journal.close()
@@ -82,19 +79,26 @@ class Pusher:
         source = source_name if source_name in self._plans else self._names.get(source_name)
         if source is None:
             raise NotFound.among("push source", source_name, [*self._plans, *self._names])
-        plans = self._plans[source]
         stamp = time.time_ns() // 1000 if arrived is None else arrived
-        taken = uniform(plans, rows, arrived=stamp)
-        if not taken:
-            return 0
-        for plan in plans:
-            types = key_types(plan, taken, self._types[plan["version"]])
-            writes(plan, taken[:0], arrived=stamp)
-            self._check(plan, taken)
-            self._types[plan["version"]] = types
-        with self._order_lock:
-            end = self._journal.append(source, taken, stamp)
-            self._pending.append((end, source, taken, stamp))
+        if not hasattr(rows, "to_pylist"):
+            rows = list(rows)
+        while True:
+            plans = self._plans.get(source)
+            if plans is None:
+                raise NotFound.among("push source", source_name, [*self._plans, *self._names])
+            taken = uniform(plans, rows, arrived=stamp)
+            if not taken:
+                return 0
+            for plan in plans:
+                types = key_types(plan, taken, self._types[plan["version"]])
+                self._check(plan, taken)
+                self._types[plan["version"]] = types
+            with self._order_lock:
+                if self._plans.get(source) is not plans:
+                    continue  # other definitions came meanwhile, and these rows were checked against the old ones
+                end = self._journal.append(source, taken, stamp)
+                self._pending.append((end, plans, taken, stamp))
+            break
         self._journal.sync(end)
         self._apply(end)
         return len(taken)
@@ -129,8 +133,8 @@ class Pusher:
             meta: dict[str, bytes] = {}
             end = self._applied
             while self._pending and self._pending[0][0] <= max(upto, self._journal._synced):
-                end, source, rows, arrived = self._pending.popleft()
-                batch += self._writes(self._plans[source], rows, arrived, meta)
+                end, plans, rows, arrived = self._pending.popleft()
+                batch += self._writes(plans, rows, arrived, meta)
             meta[_MARK] = msgspec.msgpack.encode(tuple(end))
             self._online.update(batch, meta=meta)
             self._applied = end
@@ -154,50 +158,114 @@ class Pusher:
         return msgspec.json.decode(stored, type=dict[str, str]) if stored else {}
 
     def recover(self) -> int:
-        """Bring the online store up to the journal: everything for views it has never seen (or all, when the store was
-        lost), and for the others what came after its mark. Returns the number of pushes replayed."""
-        with self._apply_lock:
-            self._written: dict[str, dict[str, str]] = {}
+        """Bring the online store up to the journal: everything for views it is not up to date for (or all, when the store
+        was lost), and for the others what came after its mark. Returns the number of pushes replayed."""
+        with self._replay_lock, self._apply_lock:
+            self._written = {}
             mark = self._online.meta_get(_MARK)
-            position = Position(*msgspec.msgpack.decode(mark, type=tuple[int, int])) if mark else Position(0, 0)
-            every = [p for plans in self._plans.values() for p in plans]
-            new = {p["version"] for p in every if mark is None or self._online.meta_get(f"view/{p['version']}") is None}
-            count = 0
-            index = landing.read_index(self.home)
-            if new:
-                for source, files in index.files.items():
-                    plans = [p for p in self._plans.get(source, []) if p["version"] in new]
-                    for name in files if plans else []:
-                        for rows in _landed_rows(self.home / "landed" / name, plans[0]):
-                            self._replay(plans, rows, 0, None)
-                            count += 1
-            start = min(position, index.position) if new else position
-            for pushed in journal.read(self.home / "journal", after=start):
-                plans = self._plans.get(pushed.source, [])
-                if pushed.end <= position:
-                    plans = [p for p in plans if p["version"] in new]
-                if plans:
-                    self._replay(plans, pushed.rows, pushed.arrived, None)
-                    count += 1
+            position = Position(*msgspec.msgpack.decode(mark, type=tuple[int, int])) if mark else _BEGIN
+            kept = self._kept() if mark else set()
+            every = {p["version"]: p for plans in self._plans.values() for p in plans}
             end = self._journal.end
-            marks = {f"view/{v}": b"1" for v in new}
-            self._online.update([], meta={**marks, _MARK: msgspec.msgpack.encode(tuple(end))})
+            count = self._replay(lambda plan: plan["version"] not in kept, _BEGIN, end)
+            count += self._replay(lambda plan: plan["version"] in kept, position, end)
+            self._online.update([], meta={**self._keep(every), _MARK: msgspec.msgpack.encode(tuple(end))})
             self._applied = end
             self.replayed = count
             return count
 
-    def _replay(self, plans: Iterable[Json], rows: list[Json], arrived: int, end: Position | None) -> None:
-        meta: dict[str, bytes] = {}
-        batch = self._writes(plans, rows, arrived, meta)
-        self._online.update(batch, meta=meta)
+    def follow(self, views: Sequence[FeatureView]) -> int:
+        """Keep exactly these views up to date from now on, without a pause for who pushes; when it returns, every push ever
+        acknowledged is in each of them. Returns the number of pushes replayed for the new ones.
+
+        Raises:
+            BadDefinition: a view cannot be compiled; nothing has changed.
+            BadData: rows pushed before do not fit a new view; what was kept up to date still is.
+        """
+        plans, names = _by_source(views)
+        with self._replay_lock:
+            before_plans, before_names = self._plans, self._names
+            old = {p["version"] for some in before_plans.values() for p in some}
+            for source, some in plans.items():  # the same object says: checked against these
+                if [p["version"] for p in some] == [p["version"] for p in before_plans.get(source, [])]:
+                    plans[source] = before_plans[source]
+            self._prepare(plans)
+            with self._order_lock:
+                self._plans, self._names = plans, names
+                end = self._journal.end  # whatever comes after goes to the new ones too
+            try:
+                self._journal.sync(end)
+                count = self._replay(lambda plan: plan["version"] not in old, _BEGIN, end, self._apply_lock)
+            except BaseException:
+                with self._order_lock:
+                    self._plans, self._names = before_plans, before_names
+                    now = self._journal.end
+                missed = old - {p["version"] for some in plans.values() for p in some}
+                self._replay(lambda plan: plan["version"] in missed, end, now, self._apply_lock)
+                raise
+            with self._apply_lock:
+                self._online.update([], meta=self._keep(p["version"] for some in plans.values() for p in some))
+            return count
+
+    def _prepare(self, plans: Mapping[str, list[Json]]) -> None:
+        landing.remember_times(self.home, {s: (p[0]["timestamp"], p[0]["arrival"]) for s, p in plans.items()})
+        for some in plans.values():
+            for plan in some:
+                self._types.setdefault(plan["version"], self._stored_types(plan))
+
+    def _kept(self) -> set[str]:
+        """The versions the store is up to date for."""
+        listed = self._online.meta_get(_KEPT)
+        return msgspec.json.decode(listed, type=set[str]) if listed else set()
+
+    def _keep(self, versions: Iterable[str]) -> dict[str, bytes]:
+        return {_KEPT: msgspec.json.encode(sorted(set(versions)))}
+
+    def _replay(
+        self, wanted: Callable[[Json], bool], after: Position, upto: Position, lock: AbstractContextManager[Any] | None = None
+    ) -> int:  # fmt: skip
+        """Take in what was pushed between two places for the plans that are ``wanted``; the number of pushes (of batches,
+        where they are landed and gone from the journal). ``lock`` is held for one of them at a time."""
+        chosen = {s: some for s, plans in self._plans.items() if (some := [p for p in plans if wanted(p)])}
+        if not chosen:
+            return 0
+        count = 0
+        if after == _BEGIN:  # the oldest segments may be gone
+            index = landing.read_index(self.home)
+            after = index.position
+            for source, plans in chosen.items():
+                for plan in plans:
+                    for name in index.files.get(source, []):
+                        for rows in _landed_rows(self.home / "landed" / name, plan):
+                            self._take_in([plan], rows, 0, lock)
+                            count += plan is plans[0]
+        for pushed in journal.read(self.home / "journal", after=after):
+            if pushed.end > upto:
+                break
+            plans = chosen.get(pushed.source, [])
+            if plans:
+                self._take_in(plans, pushed.rows, pushed.arrived, lock)
+                count += 1
+        return count
+
+    def _take_in(
+        self, plans: Sequence[Json], rows: list[Json], arrived: int, lock: AbstractContextManager[Any] | None
+    ) -> None:
+        with lock or nullcontext():
+            meta: dict[str, bytes] = {}
+            batch: list[tuple[Sequence[bytes], Merge]] = []
+            for plan in plans:
+                batch += self._writes([plan], _as_read(plan, rows), arrived, meta)
+            self._online.update(batch, meta=meta)
 
     def land(self) -> Mapping[str, list[str]]:
         """Write pushed rows as parquet now, and drop journal segments that are landed and applied."""
-        self._journal.roll()
-        index = landing.land(self.home)
-        with self._apply_lock:
-            self._journal.forget(min(index.segment, self._applied.segment))
-        return index.files
+        with self._replay_lock:
+            self._journal.roll()
+            index = landing.land(self.home)
+            with self._apply_lock:
+                self._journal.forget(min(index.segment, self._applied.segment))
+            return index.files
 
     def close(self) -> None:
         """Sync, and let the next writer in."""
@@ -209,6 +277,27 @@ class Pusher:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _by_source(views: Sequence[FeatureView]) -> tuple[dict[str, list[Json]], dict[str, str]]:
+    """(the plans of each source's views, each version once; the source of each view by name)."""
+    plans: dict[str, list[Json]] = {}
+    names: dict[str, str] = {}
+    for view in views:
+        plan = view_plan(view)
+        if all(p["version"] != plan["version"] for p in plans.get(plan["source"], [])):
+            plans.setdefault(plan["source"], []).append(plan)
+        names[view.name] = plan["source"]
+    return plans, names
+
+
+def _as_read(plan: Json, rows: list[Json]) -> list[Json]:
+    """Rows of a push under earlier definitions as this view reads them, which is as it reads the landed files: a column nobody
+    sent is null, and a row without event time or arrival is no event."""
+    names = needed_columns(plan)
+    times = [c for c in (plan["timestamp"], plan["arrival"]) if c]
+    whole = [row if all(name in row for name in names) else {**dict.fromkeys(names), **row} for row in rows]
+    return [row for row in whole if all(type(row[c]) is int for c in times)]
 
 
 def _landed_rows(path: Path, plan: Json) -> Iterable[list[Json]]:

@@ -1,8 +1,8 @@
 """Applying definitions: the difference to what the ledger holds, checked, versioned, refused where it would break.
 
 State table ``features``: ``view/<name>`` and ``service/<name>`` hold the current version, its definition, and every version
-there was. State table ``live_features``: per service that answers traffic ``{"model", "features": {view: version}}``, put
-there by whoever moves traffic.
+there was; a service also its read plan, which the feature server serves. State table ``live_features``: per service that
+answers traffic ``{"model", "features": {view: version}}``, put there by whoever moves traffic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from holdfast.core.errors import Conflict
 from holdfast.core.ports import Ledger, LedgerTransaction
 from holdfast.core.records import Json
 from holdfast.features import ondemand
-from holdfast.features.lookup import plan_dtypes
+from holdfast.features.lookup import compile_plan, plan_dtypes
 from holdfast.features.windows import view_plan
 
 TABLE = "features"
@@ -69,6 +69,7 @@ def described(project: Project) -> dict[str, Json]:
             "version": service.version, "spec": service.spec(), "columns": service.columns(), "owner": service.owner,
             "description": service.description, "views": {v.name: v.version for v in service.views},
             "used_by": [m.name for m in project.models.values() if m.features is not None and m.features.name == service.name],
+            "plan": compile_plan(service),
         }  # fmt: skip
     return out
 

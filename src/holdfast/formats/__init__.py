@@ -106,9 +106,13 @@ def _write_down(
     scores = lambda rows: np.asarray(shape_scores(own(rows), task))  # noqa: E731
     try:
         return "skops", "model.skops", skops.dump(estimator), scores
-    except (BadInput, NotTrusted):
+    except (BadInput, NotTrusted) as error:
         if not pickled:
-            raise
+            raise type(error)(
+                f"no safe format holds this {type(estimator).__name__}: {error.message}",
+                hint="build it of scikit-learn's own parts, export it to ONNX, or allow a pickle that only this store will load: "
+                "pickled=True in @hf.model(…) or hf.save_model(…)",
+            ) from None
     return "pickle", "model.pkl", pickle.dump(estimator), scores
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from holdfast.core.errors import BadInput, NotTrusted, Unavailable
 from holdfast.core.identity import digest
-from holdfast.core.records import FileRef, Package
+from holdfast.core.records import SIGNATURES, FileRef, Package
 from holdfast.formats.files import read_verified
 from holdfast.formats.onnx import shape_scores
 
@@ -30,6 +30,13 @@ _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?==([^\s;#]+)")
 def tree_digest(files: Mapping[str, FileRef]) -> str:
     """One SHA-256 (64 hex) over the names and hashes of all files."""
     return digest({name: ref.sha256 for name, ref in sorted(files.items())})
+
+
+def own_files(package: Package) -> dict[str, FileRef]:
+    """What MLflow logged, without what packaging laid beside it. Only these files are vouched for, and only these are laid
+    out for MLflow to load."""
+    ours = {package.golden_file, package.reference_file, SIGNATURES}
+    return {name: ref for name, ref in package.files.items() if name not in ours}
 
 
 class PyfuncPredictor:
@@ -59,14 +66,15 @@ def load(folder: Path, package: Package, *, trusted: Callable[[str], bool] | Non
         Unavailable: MLflow is not installed, or this is not the environment the model was made in.
         Damaged, BadInput: the files are not what the manifest names, or MLflow cannot load them.
     """
-    held = tree_digest(package.files)
+    own = own_files(package)
+    held = tree_digest(own)
     if trusted is None or not trusted(held):
         raise NotTrusted(
             f"this model is a python_function of MLflow ({held[:12]}…): loading it runs whatever code it holds",
             hint="log it with skops or as ONNX; or, if you know who made it, "
             f"run `holdfast models trust {held} --reason …`",
         )
-    files = {name: read_verified(folder, package, name) for name in package.files}
+    files = {name: read_verified(folder, package, name) for name in own}
     require_environment(files)
     try:
         import mlflow.pyfunc

@@ -31,8 +31,10 @@ def _training_table(
     from holdfast.features import point_in_time
     from holdfast.training import trainingset
 
-    if model.spine is None or model.features is None or model.label is None:
-        raise BadDefinition(f"model {model.name!r} needs features, a spine and a label to be trained by Holdfast")
+    if model.function is None or model.spine is None or model.features is None or model.label is None:
+        raise BadDefinition(
+            f"model {model.name!r} needs a training function, features, a spine and a label to be trained by Holdfast"
+        )
     train = model.split.train
     reach = sum(
         duration_us(p)

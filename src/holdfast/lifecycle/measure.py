@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +15,7 @@ from holdfast.core.errors import BadInput
 from holdfast.core.identity import canonical
 from holdfast.core.ports import Ledger
 from holdfast.core.records import Json, ModelVersion, Package, TrainingSet, Verdict
+from holdfast.lifecycle import outside
 from holdfast.lifecycle.build import training_set
 from holdfast.lifecycle.durable import Effect
 from holdfast.lifecycle.rows import Rows
@@ -45,7 +45,7 @@ def measure(
     X, y, times = rows.part("test")  # noqa: N806
     X_train, y_train, _ = rows.part("train")  # noqa: N806
     champion, champion_scores, champion_threshold = champion_on(ws, service, rows, X)
-    vouched = _vouched(ws, manifest, folder)
+    vouched = outside.vouched(ws, manifest, folder)
     predictor = formats.load(folder, manifest, trusted=vouched)
     original = formats.load(folder, manifest, original=True, trusted=vouched) if manifest.original_file else None
     context = evidence.Context(
@@ -125,16 +125,6 @@ def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     return msgspec.convert(outcome["verdict"], Verdict)
 
 
-def _vouched(ws: Workspace, manifest: Package, folder: Path) -> Callable[[str], bool]:
-    """Whether bytes of the package may run code: this store signed them, or a person trusts them."""
-    from holdfast.registry import package as packages
-    from holdfast.registry import waivers
-
-    return packages.vouched(
-        manifest, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value)
-    )
-
-
 def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[str, Any, float | None]:  # noqa: N803
     """The live champion (``name@version``, empty where there is none), its scores on the same rows, its threshold.
 
@@ -154,6 +144,6 @@ def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[st
     if any(name not in rows.columns for name in names):
         return reference, None, None
     folder = packages.unpack(ws.objects, manifest, ws.path("packages", live.champion.content))
-    predictor = formats.load(folder, manifest, trusted=_vouched(ws, manifest, folder))
+    predictor = formats.load(folder, manifest, trusted=outside.vouched(ws, manifest, folder))
     index = [rows.columns.index(name) for name in names]
     return reference, np.asarray(predictor.scores(X[:, index]), dtype=np.float64), manifest.threshold

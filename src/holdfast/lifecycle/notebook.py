@@ -69,7 +69,7 @@ def save(
     """
     from holdfast import formats
     from holdfast.lifecycle.fit import made_in
-    from holdfast.lifecycle.register import environment_of
+    from holdfast.lifecycle.register import environment_of, specs
     from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.training import fingerprint, runs
@@ -99,13 +99,8 @@ def save(
             for f in saved.files
         }
     if saved.format == "pickle":
-        signed = packages.signatures([files[saved.model_file].sha256], ws.secret("package"))
-        files[packages.SIGNATURES] = FileRef(sha256=ws.objects.put(signed), size=len(signed))
-    inputs = []
-    for i, column in enumerate(names):
-        seen = sample[:, i][~np.isnan(sample[:, i])]
-        low, high = (float(seen.min()), float(seen.max())) if len(seen) else (None, None)
-        inputs.append(FieldSpec(name=column, dtype="float64", low=low, high=high))
+        files = packages.sign_file(ws.objects, files, files[saved.model_file].sha256, ws.secret("package"))
+    inputs = specs(names, sample)
     manifest = Package(
         name=name, format=saved.format, task=task, model_file=saved.model_file, files=files, inputs=inputs, request=inputs,  # type: ignore[arg-type]
         outputs=[FieldSpec(name="score", dtype="float64", nullable=False)], classes=list(saved.classes or []),
@@ -125,16 +120,14 @@ def load(ws: Workspace, reference: str) -> LoadedModel:
         NotFound: it leads nowhere. Damaged: stored bytes are not what was registered.
     """
     from holdfast import formats
+    from holdfast.lifecycle import outside
     from holdfast.registry import package as packages
-    from holdfast.registry import versions, waivers
+    from holdfast.registry import versions
 
     version = versions.resolve(ws.ledger, reference)
     manifest = packages.load(ws.objects, version.content)
     folder = packages.unpack(ws.objects, manifest, ws.path("packages", version.content))
-    vouched = packages.vouched(
-        manifest, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value)
-    )
-    return LoadedModel(version, manifest, formats.load(folder, manifest, trusted=vouched))
+    return LoadedModel(version, manifest, formats.load(folder, manifest, trusted=outside.vouched(ws, manifest, folder)))
 
 
 def _names(rows: Any) -> list[str]:

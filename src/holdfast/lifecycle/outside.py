@@ -5,7 +5,7 @@ Nothing of the file is trusted to be held out but the caller's word, and the ver
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,31 +56,25 @@ def check_file(
             f"there are no rules to measure {version.name}@{version.version} by",
             hint="declare a gate for it, or give --rule",
         )
-    table = _read(data)
+    table = read(data)
     groups = {str(r.options["group"]) for r in gate.rules if r.options.get("group")}
-    for name in (label, *groups):
-        if name not in table.column_names:
-            raise NotFound.among(f"column of {data.name}", name, table.column_names)
+    require_columns(table, (label, *groups), data)
     others = [c for c in table.column_names if c != label and c not in groups]
     package = manifest(ws, version, columns=others, task=task, threshold=threshold)
     columns = [f.name for f in package.inputs]
-    lacking = [c for c in columns if c not in table.column_names]
-    if lacking:
-        raise NotFound.among(f"column of {data.name}", lacking[0], table.column_names)
+    require_columns(table, columns, data)
     folder = packages.unpack(ws.objects, package, ws.path("packages", version.content))
-    vouched = packages.vouched(
-        package, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value)
-    )
-    predictor = formats.load(folder, package, trusted=vouched)
+    may_run = vouched(ws, package, folder)
+    predictor = formats.load(folder, package, trusted=may_run)
     context = evidence.Context(
         predictor=predictor,
         package=package,
-        X=np.column_stack([_numbers(table, c, data) for c in columns]),
+        X=np.column_stack([numbers(table, c, data) for c in columns]),
         y=_labels(table, label, data),
         groups={g: np.asarray(table[g].to_pylist(), dtype=object) for g in groups},
         folder=folder,
         threshold=package.threshold,
-        trusted=vouched,
+        trusted=may_run,
     )
     measured = [*evidence.measure(context, gate.rules), *evidence.always(context, gate.rules)]
     verdict = decide(
@@ -145,7 +139,28 @@ def manifest(
     )
 
 
-def _read(path: Path) -> pa.Table:
+def vouched(ws: Workspace, package: Package, folder: Path) -> Callable[[str], bool]:
+    """Whether bytes of the package may run code: this store signed them, or a person trusts them."""
+    from holdfast.registry import package as packages
+    from holdfast.registry import waivers
+
+    return packages.vouched(package, folder, ws.secret("package"), also=lambda value: waivers.trusted(ws.ledger, value))
+
+
+def require_columns(table: pa.Table, names: Iterable[str], path: Path) -> None:
+    """Raises:
+    NotFound: the file lacks a column."""
+    for name in names:
+        if name not in table.column_names:
+            raise NotFound.among(f"column of {path.name}", name, table.column_names)
+
+
+def read(path: Path) -> pa.Table:
+    """The rows of a CSV or parquet file.
+
+    Raises:
+        NotFound: no such file. BadData: it cannot be read, or has no rows.
+    """
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -161,7 +176,12 @@ def _read(path: Path) -> pa.Table:
     return table
 
 
-def _numbers(table: pa.Table, name: str, path: Path) -> Any:
+def numbers(table: pa.Table, name: str, path: Path) -> Any:
+    """A column (n,) as float64, NaN for null.
+
+    Raises:
+        BadData: it is not numbers.
+    """
     import pyarrow as pa
 
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +38,9 @@ def register(
     rows = Rows(ws, model, record)
     features = model.features
     files = {name: FileRef(**ref) for name, ref in fit_outcome["files"].items()}
+    if fitted["format"] == "pickle":
+        # Our own child made it a step ago: this store answers for these bytes, and for no others.
+        files = packages.sign_file(ws.objects, files, files[fitted["model_file"]].sha256, ws.secret("package"))
     plan = lookup.compile_plan(features) if features else None
     manifest = Package(
         name=model.name, format=fitted["format"], task=model.task, model_file=fitted["model_file"], files=files,
@@ -47,11 +51,11 @@ def register(
         equivalence=fitted["equivalence"], training_set=record.digest, run_id=fit_outcome["run_id"],
     )  # fmt: skip
     folder = packages.unpack(ws.objects, manifest, ws.path("jobs", cycle, "package"))
-    predictor = formats.load(folder, manifest)
+    predictor = formats.load(folder, manifest, trusted=packages.vouched(manifest, folder, ws.secret("package")))
     train_X, _, train_times = rows.part("train")  # noqa: N806
     scores = np.asarray(predictor.scores(train_X), dtype=np.float64)
     golden = golden_rows(rows, predictor, features)
-    table = pa.table({**{c: train_X[:, i] for i, c in enumerate(rows.columns)}, "score": scores})
+    table = pa.table({**{c: train_X[:, i] for i, c in enumerate(rows.columns)}, "score": score_column(scores)})
     profile = drift.profile(table, train_times, columns=[*rows.columns, "score"])
     extra = {"golden.json": canonical(golden), "reference.bin": profile}
     for name, data in extra.items():
@@ -96,13 +100,17 @@ def golden_rows(rows: Rows, predictor: Any, service: FeatureService | None) -> J
 
 def input_specs(rows: Rows) -> list[FieldSpec]:
     """The model's inputs with the range seen in training."""
-    specs = []
-    for i, name in enumerate(rows.columns):
-        seen = rows.X[rows.split.train, i]
-        seen = seen[~np.isnan(seen)]
+    return specs(rows.columns, rows.X[rows.split.train])
+
+
+def specs(columns: Sequence[str], X: Any) -> list[FieldSpec]:  # noqa: N803
+    """Inputs by name with the range their column of X (n, d) has."""
+    found = []
+    for i, name in enumerate(columns):
+        seen = X[:, i][~np.isnan(X[:, i])]
         low, high = (float(seen.min()), float(seen.max())) if len(seen) else (None, None)
-        specs.append(FieldSpec(name=name, dtype="float64", nullable=True, low=low, high=high))
-    return specs
+        found.append(FieldSpec(name=name, dtype="float64", low=low, high=high))
+    return found
 
 
 def request_specs(rows: Rows, service: FeatureService | None) -> list[FieldSpec]:
@@ -122,6 +130,13 @@ def request_specs(rows: Rows, service: FeatureService | None) -> list[FieldSpec]
     return keys + [
         FieldSpec(name=k, dtype=t, nullable=True) for k, t in service.request.items() if k not in service.join_keys
     ]
+
+
+def score_column(scores: Any) -> Any:
+    """Scores (n,) or (n, k) as an Arrow column: numbers, or one list of probabilities a row."""
+    import pyarrow as pa
+
+    return pa.array(scores if scores.ndim == 1 else list(scores))
 
 
 def environment_of(made: Json) -> Json:

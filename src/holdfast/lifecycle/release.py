@@ -41,7 +41,9 @@ RELEASES = "releases"
 ROLLOUTS = "rollouts"
 LIVE_FEATURES = "live_features"
 ABTESTS = "abtests"
-START_SECONDS = 60.0
+START_SECONDS, PROBLEM_SECONDS = 60.0, 5.0
+# Where the server first makes the environment its model was made in.
+MAKING_SECONDS = 1800.0
 
 
 # --- what is live -----------------------------------------------------------------------------------------------------
@@ -230,7 +232,8 @@ def fleet(
     with log.open("ab") as out:
         process = subprocess.Popen(command, cwd=ws.root, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
-        yield _wait_ready(about, process, log)
+        making = ws.settings.serve.environment == "auto"
+        yield _wait_ready(about, process, log, seconds=MAKING_SECONDS if making else START_SECONDS)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -240,8 +243,8 @@ def fleet(
             process.wait()
 
 
-def _wait_ready(about: Path, process: subprocess.Popen[bytes], log: Path) -> Json:
-    deadline = time.monotonic() + START_SECONDS
+def _wait_ready(about: Path, process: subprocess.Popen[bytes], log: Path, *, seconds: float) -> Json:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -253,7 +256,7 @@ def _wait_ready(about: Path, process: subprocess.Popen[bytes], log: Path) -> Jso
             if info.get("pid") == process.pid or _alive(info.get("pid")):
                 return info
         time.sleep(0.02)
-    raise Unavailable(f"the server was not ready in {START_SECONDS:.0f} s", hint=f"its log is {log}")
+    raise Unavailable(f"the server was not ready in {seconds:.0f} s", hint=f"its log is {log}")
 
 
 def _alive(pid: Any) -> bool:
@@ -277,8 +280,10 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     else:
         golden = json.loads(ws.objects.get(manifest.files[manifest.golden_file].sha256))["rows"]
         with fleet(ws, service.name, "staging", arguments=("--replay",)) as about:
-            wait_loaded(about["address"])
-            for row in golden:
+            lacking = wait_loaded(about["address"])
+            if lacking:
+                problems.append(lacking)
+            for row in golden if not lacking else []:
                 status, answer = _post(
                     about["address"] + "/predict", {"rows": [row["request"]], "request_time": row["request_time"]}
                 )
@@ -287,7 +292,7 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
                     problems.append(f"HTTP {status}: {str(answer)[:200]}")
                 elif predictions[0].get("version") != version.version:
                     problems.append(f"answered by version {predictions[0].get('version')}")
-                elif not isinstance(predictions[0].get("score"), float | int):
+                elif not _scored(predictions[0].get("score")):
                     problems.append(f"score is {predictions[0].get('score')!r}")
                 else:
                     answered += 1
@@ -309,14 +314,31 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     return evidence
 
 
-def wait_loaded(address: str) -> None:
-    """Return when the server says it is ready, or after START_SECONDS: its answers then say what is wrong."""
-    deadline = time.monotonic() + START_SECONDS
+def _scored(score: Any) -> bool:
+    """Whether an answer's score is a number, or a number for each class."""
+    return isinstance(score, int | float) or (
+        isinstance(score, list) and bool(score) and all(isinstance(s, int | float) for s in score)
+    )
+
+
+def wait_loaded(address: str) -> str:
+    """Wait until the server says it is ready, for START_SECONDS, or PROBLEM_SECONDS once it says what it lacks; empty when
+    it is ready, else that."""
+    deadline, problem = time.monotonic() + START_SECONDS, ""
     while time.monotonic() < deadline:
-        with suppress(OSError), urllib.request.urlopen(address + "/health/ready", timeout=5) as response:  # noqa: S310  (our own loopback address)
-            if response.status == 200:
-                return
+        try:
+            with urllib.request.urlopen(address + "/health/ready", timeout=5):  # noqa: S310  (our own loopback address)
+                return ""
+        except urllib.error.HTTPError as error:
+            with suppress(ValueError):
+                told = json.loads(error.read()).get("problem") or ""
+                if told and not problem:
+                    deadline = min(deadline, time.monotonic() + PROBLEM_SECONDS)
+                problem = told
+        except OSError:
+            pass
         time.sleep(0.05)
+    return problem or f"the server was not ready in {START_SECONDS:.0f} s"
 
 
 def _post(url: str, body: Json) -> tuple[int, Json]:
@@ -418,6 +440,7 @@ def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tup
     import pyarrow.compute as pc
 
     from holdfast.monitoring import labels
+    from holdfast.registry import package as packages
     from holdfast.serving import journal
     from holdfast.validation import gate, live
 
@@ -427,12 +450,20 @@ def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tup
     challenger = _side(predictions, "shadow" if step == "shadow" else "challenger", rollout.version)
     champion = _side(predictions, "champion", None)
     truth = labels.LabelStore(ws.home / "labels" / service.name).read()
-    evidence = live.evidence(champion, challenger, truth, rollout=service.rollout)
+    package = packages.load(ws.objects, rollout.content)
+    before = current(ws.ledger, service.name, "production")
+    theirs = (
+        package if before is None or before.champion is None else packages.load(ws.objects, before.champion.content)
+    )
+    metric = live.METRICS[package.task]
+    evidence = live.evidence(
+        champion, challenger, truth, rollout=service.rollout, metric=metric, classes=package.classes, champion_classes=theirs.classes
+    )  # fmt: skip
     # Truth is asked for where it flows: labels that never come would hold a good canary for ever.
     flowing = truth.num_rows and pc.sum(pc.is_in(champion["id"], value_set=truth["prediction_id"])).as_py()
     verdict = gate.decide(
         evidence,
-        live.rules(service.rollout, labels=(flowing or 0) >= service.rollout.minimum),
+        live.rules(service.rollout, metric=metric, labels=(flowing or 0) >= service.rollout.minimum),
         model=rollout.model,
         version=rollout.version,
         content=rollout.content,

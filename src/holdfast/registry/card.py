@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from holdfast.core.identity import iso
-from holdfast.core.records import Evidence, Json, ModelVersion, Package, RuleOutcome, Verdict
+from holdfast.core.records import Evidence, Json, ModelVersion, Package, RuleOutcome, Verdict, Waiver
 from holdfast.registry.plots import GREY, INK, OTHER, Line, Span, forest, square
 
 _STYLE = """
@@ -30,6 +30,7 @@ def html(
     evidence: Sequence[Evidence] = (),
     *,
     decision: Json | None = None,
+    waived: Sequence[Waiver] = (),
 ) -> str:
     """The page for a version: verdict by layer, plots, groups, slices, against the champion, why, inputs, origin."""
     curves = next((e.details for e in evidence if e.check == "curves"), {})
@@ -41,6 +42,7 @@ def html(
         f"<h1>{escape(version.name)}@{version.version}</h1>",
         f"<p>{escape(version.description)}</p>" if version.description else "",
         _verdict(verdict, evidence),
+        _waivers(waived),
         _figures(curves),
         _champion(curves.get("champion")),
         _groups(evidence, verdict),
@@ -68,6 +70,14 @@ def _verdict(verdict: Verdict | None, evidence: Sequence[Evidence]) -> str:
     ]  # fmt: skip
     table = _table(("outcome", "check", "layer", "group", "figure", "interval", "n", ""), rows, wide=True)
     return f"<h2>Gate: {escape(verdict.outcome)}</h2><p>{escape(iso(verdict.at))}</p>{table}"
+
+
+def _waivers(waived: Sequence[Waiver]) -> str:
+    """What was in force when the page was drawn, also what was waived after the verdict."""
+    if not waived:
+        return ""
+    rows = [[w.check, w.group or "", w.by, iso(w.until), w.reason] for w in waived]
+    return f"<h2>Waivers in force</h2>{_table(('check', 'group', 'by', 'until', 'why'), rows)}"
 
 
 def _css(result: RuleOutcome) -> str:

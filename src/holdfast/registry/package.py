@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import msgspec
 from holdfast.core.errors import BadInput, Damaged, NotFound
 from holdfast.core.identity import canonical, file_sha256
 from holdfast.core.ports import Objects
-from holdfast.core.records import Package
+from holdfast.core.records import SIGNATURES, FileRef, Package
 
 
 def store(objects: Objects, package: Package) -> str:
@@ -60,7 +60,7 @@ def load(objects: Objects, content: str) -> Package:
     except msgspec.DecodeError:
         raise BadInput(
             f"{content[:12]} is not a Holdfast package",
-            hint="a version logged by an MLflow client is converted by `holdfast check`",
+            hint="an MLflow client logged it: `holdfast models package NAME@VERSION --data ROWS` makes a version that can be served",
         ) from None
 
 
@@ -118,13 +118,15 @@ def verify(package: Package, folder: Path) -> None:
             )
 
 
-SIGNATURES = "signatures.json"
-"""The file of a package that names, with this store's HMAC, those of its files that run code when they are loaded."""
-
-
 def signatures(sha256s: Iterable[str], key: bytes) -> bytes:
     """What ``SIGNATURES`` holds: this store made these bytes."""
     return canonical({value: sign(value, key) for value in sorted(sha256s)})
+
+
+def sign_file(objects: Objects, files: Mapping[str, FileRef], sha256: str, key: bytes) -> dict[str, FileRef]:
+    """The files of a package, and beside them this store's signature of the one that runs code (or of the whole tree)."""
+    data = signatures([sha256], key)
+    return {**files, SIGNATURES: FileRef(sha256=objects.put(data), size=len(data))}
 
 
 def vouched(

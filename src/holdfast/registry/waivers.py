@@ -11,9 +11,10 @@ import re
 import msgspec
 
 from holdfast.core.errors import BadInput, NotFound
+from holdfast.core.identity import iso
 from holdfast.core.ports import Ledger
-from holdfast.core.records import Waiver
-from holdfast.registry.versions import get, key, require_version, text
+from holdfast.core.records import Json, Waiver
+from holdfast.registry.versions import VERSIONS, get, key, require_version, text
 
 WAIVERS, TRUSTED = "waivers", "trusted"
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
@@ -55,11 +56,30 @@ def active(ledger: Ledger, name: str, version: int, *, at: int) -> list[Waiver]:
         NotFound: no such version.
     """
     content = get(ledger, name, version).content
-    found = []
-    for _, row in ledger.scan(WAIVERS, prefix=key(name, version) + "/"):
-        if row["content"] == content and row["until"] > at:
-            found.append(msgspec.convert({k: v for k, v in row.items() if k != "content"}, Waiver))
-    return found
+    rows = ledger.scan(WAIVERS, prefix=key(name, version) + "/")
+    return [_waiver(row) for _, row in rows if row["content"] == content and row["until"] > at]
+
+
+def in_force(ledger: Ledger, *, at: int) -> list[Waiver]:
+    """Waivers of all models' versions that are not over and were given for the content the version has, in the order of
+    names and versions."""
+    found = [row for _, row in ledger.scan(WAIVERS) if row["until"] > at]
+    held = {v: ledger.get(VERSIONS, v) for v in {key(row["model"], row["version"]) for row in found}}
+    return [
+        _waiver(row)
+        for row in found
+        if (held[key(row["model"], row["version"])] or {}).get("content") == row["content"]
+    ]
+
+
+def told(waiver: Waiver) -> str:
+    """One line: what is waived, by whom, until when, why."""
+    group = f" [{waiver.group}]" if waiver.group else ""
+    return f"{waiver.check}{group} by {waiver.by} until {iso(waiver.until)}: {waiver.reason}"
+
+
+def _waiver(row: Json) -> Waiver:
+    return msgspec.convert({k: v for k, v in row.items() if k != "content"}, Waiver)
 
 
 def trust(ledger: Ledger, sha256: str, *, reason: str, at: int, actor: str) -> None:

@@ -21,20 +21,18 @@ import msgspec
 from holdfast.core.records import Arm, LabelRecord, Release
 from holdfast.protocols.mlflow import invocations
 from holdfast.protocols.oip import routes as oip
+from holdfast.server import guard as listening
 from holdfast.server.access import Access, Role, Token
 from holdfast.serving import environment, limits, multistep, release_file, tracing
 from holdfast.serving.journal import Journal
 from holdfast.serving.model import Loaded
 from holdfast.serving.predict import Options
 from holdfast.serving.replica import Replica, stamp_of
-from holdfast.serving.wire import Request, Response, from_error
+from holdfast.serving.wire import Request, Response
 from holdfast.workspace import Workspace
 
 if TYPE_CHECKING:
     from holdfast.monitoring.labels import LabelStore
-
-_REMEMBERED = 1024
-_LOOK_NS = 1_000_000_000
 
 
 class ReplicaConfig(msgspec.Struct, kw_only=True):
@@ -72,37 +70,8 @@ def role_of(method: str, path: str) -> Role | None:
 
 
 def guard(access: Access) -> Callable[[Request], Response | None]:
-    """``access`` as a listener's guard. A token issued or taken back counts within a second."""
-
-    passed: set[tuple[bytes | None, ...]] = set()
-    looked = 0
-    generation = access.generation
-
-    def check(request: Request) -> Response | None:
-        nonlocal looked, generation
-        if request.received - looked > _LOOK_NS:
-            looked = request.received
-            access.refresh()
-            if access.generation != generation:
-                generation = access.generation
-                passed.clear()
-        headers = request.headers
-        asked = (headers.get(b"host"), headers.get(b"origin"), headers.get(b"authorization"), request.target)
-        if asked in passed:
-            return None
-        role = role_of(request.method, request.path)
-        # Probes come to an address, not a name, and learn nothing.
-        problem = None if role is None else access.check(headers, role=role)
-        if problem is None:
-            # What passed once passes again, until the tokens change.
-            if len(passed) >= _REMEMBERED:
-                passed.clear()
-            passed.add(asked)
-            return None
-        answer = from_error(problem)
-        return answer._replace(headers=((b"www-authenticate", b"Bearer"),)) if problem.status == 401 else answer
-
-    return check
+    """``access`` as the guard of a replica's or balancer's listener."""
+    return listening.guard(access, role_of)
 
 
 def loader(workspace: Workspace, *, threads: int = 1) -> Callable[[Arm], Loaded]:
@@ -116,6 +85,10 @@ def loader(workspace: Workspace, *, threads: int = 1) -> Callable[[Arm], Loaded]
         environment.check(package)
         folder = packages.unpack(workspace.objects, package, workspace.path("packages", arm.content))
         vouched = packages.vouched(package, folder, workspace.secret("package"))
+        if package.format == "pickle":
+            from holdfast.core.project import importable
+
+            importable(workspace.root)
         predictor = formats.load(folder, package, threads=threads, trusted=vouched)
         lookup = None
         if package.plan is not None:

@@ -241,12 +241,12 @@ resolvers docker
   nameserver dns 127.0.0.11:53
 frontend in
   bind :{PORT}
+  unique-id-format %{{+X}}o%ci%cp%Ts%rt%pid
+  http-request set-header X-Holdfast-Prediction-Id %[unique-id] unless {{ req.hdr(X-Holdfast-Prediction-Id) -m found }}
   default_backend serve
 backend serve
   balance leastconn
   option httpchk GET /health/ready
-  unique-id-format %{{+X}}o%ci%cp%Ts%rt%pid
-  http-request set-header X-Holdfast-Prediction-Id %[unique-id] unless {{ req.hdr(X-Holdfast-Prediction-Id) -m found }}
   server-template serve {max(replicas * 4, 8)} serve:{PORT} check inter 1s resolvers docker init-addr none
 """
 

@@ -176,7 +176,7 @@ def _child(job: Path) -> None:
         seed_everything(model.seed)
         params = {**model.params, **override}
         before = time.perf_counter()
-        estimator = model.function(train, params)
+        estimator = model(train, params)
         seconds = time.perf_counter() - before
         scores = _scores(estimator, arrays["X_tune"], model.task)
         metrics = _metrics(model.task, scores, arrays["y_tune"])
@@ -188,7 +188,9 @@ def _child(job: Path) -> None:
     threshold, curve = (
         choose_threshold(scores, arrays["y_tune"], model.threshold) if model.task == "binary" else (None, [])
     )
-    saved = formats.save(estimator, job / "model", sample=arrays["sample"], task=model.task, columns=columns)
+    saved = formats.save(
+        estimator, job / "model", sample=arrays["sample"], task=model.task, columns=columns, pickled=model.pickled
+    )
     result = Fitted(
         chosen=chosen, candidates=[c for _, c, _ in fitted], threshold=threshold, threshold_curve=curve, format=saved.format,
         model_file=saved.model_file, original_file=saved.original_file, files=list(saved.files), classes=list(saved.classes or []),
@@ -204,3 +206,5 @@ if __name__ == "__main__":
         _child(Path(sys.argv[1]))
     except HoldfastError as error:
         sys.exit(f"{error.message}" + (f" ({error.hint})" if error.hint else ""))
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error}" + (f" (pip install {error.name})" if error.name else ""))

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 
 from holdfast.core.errors import Unavailable
-from holdfast.core.identity import digest
 from holdfast.core.ports import Predictor
 from holdfast.core.records import Package
 from holdfast.validation.evidence import Context
@@ -43,6 +42,9 @@ def run(context: Context, module: str, place: Path, rows: Any, *, env: Mapping[s
     (place / "vouched.json").write_bytes(msgspec.json.encode(_vouched(context)))
     argv = [sys.executable, "-m", module, str(context.folder.resolve()), str(place)]
     told = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    if context.package.format == "pickle":
+        # The classes of a pickle may be the project's own, importable here because its definitions were loaded.
+        told["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
     try:
         done = subprocess.run(argv, env=told, capture_output=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
@@ -55,9 +57,10 @@ def run(context: Context, module: str, place: Path, rows: Any, *, env: Mapping[s
 
 def _vouched(context: Context) -> list[str]:
     """The hashes of the package that may run code here: its files, and all of them together."""
-    files = context.package.files
-    asked = [ref.sha256 for ref in files.values()]
-    asked.append(digest({name: ref.sha256 for name, ref in sorted(files.items())}))
+    from holdfast.formats import mlflow_pyfunc
+
+    asked = [ref.sha256 for ref in context.package.files.values()]
+    asked.append(mlflow_pyfunc.tree_digest(mlflow_pyfunc.own_files(context.package)))
     return [value for value in asked if context.trusted is not None and context.trusted(value)]
 
 

@@ -8,6 +8,7 @@ latency_us, and ``error`` (bool) where failed requests are kept.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +25,9 @@ from holdfast.validation.performance import as_evidence, clean
 SHIFT = 0.5
 """Most Kolmogorov-Smirnov distance between the arms' scores. A better model may score quite differently; half of all
 scores moved past the other arm's is a broken feed or a constant."""
+
+METRICS = {"binary": "roc_auc", "multiclass": "accuracy", "regression": "r2"}
+"""What a step's joined labels are measured by, by task: figures in which the same drop means about the same."""
 
 CONFIDENCE = 0.99
 """Of each live interval. Wider than off line, because the same rollout is looked at again and again."""
@@ -57,6 +61,8 @@ def evidence(
     threshold: float = 0.5,
     champion_threshold: float | None = None,
     positive: Any = 1,
+    classes: Sequence[Any] = (),
+    champion_classes: Sequence[Any] | None = None,
     pairs: pa.Table | None = None,
 ) -> list[Evidence]:
     """Evidence for every rule of ``rules(rollout)``; no data gives evidence without a figure, which holds.
@@ -64,14 +70,20 @@ def evidence(
     Args:
         champion, challenger: the arms' predictions in the window judged.
         labels: prediction_id, value; None or empty where the truth is not yet known.
+        positive: the label that counts as 1 where a score is one number.
+        classes: labels in the order of the challenger's scores where there is one per class; ``champion_classes`` likewise,
+            the same by default.
         pairs: shadow predictions as ``challenger`` where both arms answered the same request; by default the ids that
             are in both tables.
     """
+    mine = list(classes) or [None, positive]
+    theirs = mine if champion_classes is None else list(champion_classes) or [None, positive]
+    alike = mine == theirs or not _per_class(challenger)
     out = [
         _errors(challenger),
         _latency(champion, challenger),
-        _shift(champion, challenger),
-        _metric(champion, challenger, labels, metric, threshold, champion_threshold, positive),
+        _shift(champion, challenger) if alike else _none("score_shift", "the arms know different classes"),
+        _metric(champion, challenger, labels, metric, threshold, champion_threshold, mine, theirs),
     ]
     if rollout.max_disagreement is not None:
         out.append(_disagreement(champion, challenger if pairs is None else pairs))
@@ -122,8 +134,6 @@ def _numbers(table: pa.Table, column: str) -> Any:
     if column not in table.column_names or not table.num_rows:
         return np.empty(0)
     values = table.column(column)
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        return np.empty(0)
     numbers = pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers[np.isfinite(numbers) & ~_failed(table)]
 
@@ -158,15 +168,37 @@ def _median_error(values: Any) -> float:
     return (high - low) / (2 * intervals.z(0.95))
 
 
+def _scores(table: pa.Table) -> Any:
+    """(n, k) finite scores of the answered requests; k = 1 except where there is one per class."""
+    if not _per_class(table):
+        return _numbers(table, "score")[:, None]
+    rows = [
+        s for s, f in zip(table.column("score").to_pylist(), _failed(table), strict=True) if s is not None and not f
+    ]
+    if not rows:
+        return np.empty((0, 1))
+    matrix = np.array(rows, dtype=np.float64)
+    return matrix[np.isfinite(matrix).all(axis=1)]
+
+
+def _per_class(table: pa.Table) -> bool:
+    if "score" not in table.column_names:
+        return False
+    kind = table.column("score").type
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def _shift(champion: pa.Table, challenger: pa.Table) -> Evidence:
-    a, b = np.sort(_numbers(challenger, "score")), np.sort(_numbers(champion, "score"))
+    """How far apart the arms' scores lie; of several classes, the one that moved most."""
+    a, b = np.sort(_scores(challenger), axis=0), np.sort(_scores(champion), axis=0)
     if not len(a) or not len(b):
         return _none("score_shift", "too few scores to compare", n=min(len(a), len(b)))
-    every = np.concatenate([a, b])
-    steps = np.abs(np.searchsorted(a, every, side="right") / len(a) - np.searchsorted(b, every, side="right") / len(b))
-    figure = float(steps.max())
-    # Dvoretzky-Kiefer-Wolfowitz band of both samples: holds for any distribution.
-    half = math.sqrt(math.log(4 / (1 - CONFIDENCE)) / 2) * math.hypot(1 / math.sqrt(len(a)), 1 / math.sqrt(len(b)))
+    if a.shape[1] != b.shape[1]:
+        return _none("score_shift", "the arms know different classes", n=min(len(a), len(b)))
+    figure = max(_distance(a[:, i], b[:, i]) for i in range(a.shape[1]))
+    # Dvoretzky-Kiefer-Wolfowitz band of both samples, and of every class at once: holds for any distribution.
+    each = (1 - CONFIDENCE) / a.shape[1]
+    half = math.sqrt(math.log(4 / each) / 2) * math.hypot(1 / math.sqrt(len(a)), 1 / math.sqrt(len(b)))
     return Evidence(
         check=_key("score_shift"),
         figure=figure,
@@ -176,35 +208,57 @@ def _shift(champion: pa.Table, challenger: pa.Table) -> Evidence:
         confidence=CONFIDENCE,
         layer="live",
         how="Kolmogorov-Smirnov distance of scores, DKW band",
-        details={"challenger_mean": float(a.mean()), "champion_mean": float(b.mean())},
+        details={"challenger_mean": _mean(a), "champion_mean": _mean(b)},
     )
 
 
-def _joined(table: pa.Table, labels: pa.Table, positive: Any) -> tuple[Any, Any]:
-    """(y, score) of the arm's predictions whose truth is known."""
+def _distance(a: Any, b: Any) -> float:
+    """Kolmogorov-Smirnov, of sorted samples."""
+    every = np.concatenate([a, b])
+    steps = np.abs(np.searchsorted(a, every, side="right") / len(a) - np.searchsorted(b, every, side="right") / len(b))
+    return float(steps.max())
+
+
+def _mean(scores: Any) -> float | list[float]:
+    means: list[float] = scores.mean(axis=0).tolist()
+    return means[0] if len(means) == 1 else means
+
+
+def _joined(table: pa.Table, labels: pa.Table, classes: list[Any]) -> tuple[Any, Any]:
+    """(class number, score or scores) of the arm's predictions whose truth is known; 0 for a label that is no class of a
+    single score, left out where there is a score per class."""
     truth = dict(zip(labels.column("prediction_id").to_pylist(), labels.column("value").to_pylist(), strict=True))
+    per_class = _per_class(table)
     y, scores = [], []
     failed = _failed(table)
     for i, (identity, score) in enumerate(
         zip(table.column("id").to_pylist(), table.column("score").to_pylist(), strict=True)
     ):
         label = truth.get(identity)
-        if label is None or score is None or isinstance(score, list) or failed[i] or not math.isfinite(score):
+        if label is None or score is None or failed[i] or not np.isfinite(score).all():
             continue
-        y.append(_label(label, positive))
-        scores.append(float(score))
-    return np.array(y), np.array(scores)
+        number = _number_of(label, classes)
+        if number is None and per_class:
+            continue
+        y.append(number or 0)
+        scores.append(score)
+    return np.array(y, dtype=np.int64), np.array(scores, dtype=np.float64)
 
 
-def _label(value: Any, positive: Any) -> float:
-    if value == positive or str(value) == str(positive):
-        return 1.0
-    if isinstance(positive, int | float) and not isinstance(value, bool):
-        try:
-            return 1.0 if float(value) == float(positive) else 0.0
-        except ValueError:
-            return 0.0
-    return 0.0
+def _number_of(value: Any, classes: list[Any]) -> int | None:
+    """Which class a label names: itself, its text, or an equal number."""
+    for i, each in enumerate(classes):
+        if each is None:
+            continue
+        if value == each or str(value) == str(each):
+            return i
+        if isinstance(each, int | float):
+            try:
+                if float(value) == float(each):
+                    return i
+            except (TypeError, ValueError):
+                continue
+    return None
 
 
 def _metric(
@@ -214,15 +268,16 @@ def _metric(
     name: str,
     threshold: float,
     champion_threshold: float | None,
-    positive: Any,
+    classes: list[Any],
+    champion_classes: list[Any],
 ) -> Evidence:
     """How much worse the challenger is: champion − challenger, positive = worse."""
     check = f"{name}_drop"
     value = metrics.get(name).kind == "value"
     if labels is None or not labels.num_rows or not challenger.num_rows or not champion.num_rows:
         return _none(check, "no labels have come in for this window yet")
-    y_a, a = _joined(challenger, labels, positive) if not value else _values(challenger, labels)
-    y_b, b = _joined(champion, labels, positive) if not value else _values(champion, labels)
+    y_a, a = _joined(challenger, labels, classes) if not value else _values(challenger, labels)
+    y_b, b = _joined(champion, labels, champion_classes) if not value else _values(champion, labels)
     if not len(y_a) or not len(y_b):
         return _none(check, "no labels have come in for one of the arms yet")
     other = threshold if champion_threshold is None else champion_threshold
@@ -238,13 +293,18 @@ def _metric(
 
 
 def _values(table: pa.Table, labels: pa.Table) -> tuple[Any, Any]:
+    """(y, score) where both are numbers."""
     truth = dict(zip(labels.column("prediction_id").to_pylist(), labels.column("value").to_pylist(), strict=True))
-    rows = [
-        (float(truth[i]), float(s))
-        for i, s in zip(table.column("id").to_pylist(), table.column("score").to_pylist(), strict=True)
-        if truth.get(i) is not None and s is not None and not isinstance(s, list) and math.isfinite(s)
-    ]
-    return np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+    y, scores = [], []
+    for identity, score in zip(table.column("id").to_pylist(), table.column("score").to_pylist(), strict=True):
+        if score is None or isinstance(score, list) or not math.isfinite(score):
+            continue
+        try:
+            y.append(float(truth[identity]))
+        except (KeyError, TypeError, ValueError):
+            continue
+        scores.append(float(score))
+    return np.array(y), np.array(scores)
 
 
 def _disagreement(champion: pa.Table, shadow: pa.Table) -> Evidence:

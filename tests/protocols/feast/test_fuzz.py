@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import httpx
 import pytest
-from starlette.testclient import TestClient
+from tests.protocols.feast.listening import listening
 
 from holdfast.backends.engine_duckdb import DuckdbEngine
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
@@ -89,7 +90,7 @@ def mutate(body: Any, rng: random.Random) -> Any:
 
 
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[tuple[TestClient, EmbeddedOnlineStore]]:
+def served(tmp_path: Path) -> Iterator[tuple[httpx.Client, EmbeddedOnlineStore]]:
     async def materialize(start: int | None, end: int, names: Any) -> None:
         assert isinstance(end, int)
 
@@ -97,18 +98,15 @@ def served(tmp_path: Path) -> Iterator[tuple[TestClient, EmbeddedOnlineStore]]:
         EmbeddedOnlineStore(tmp_path / "online", map_size=1 << 28) as online,
         Pusher(tmp_path, online, [activity], durable=False) as pusher,
     ):
-        app = routes.app(
-            online,
-            views={"activity": activity},
-            services={"fares": service},
-            pusher=pusher,
-            materialize=materialize,
-            clock=lambda: NOW,
-        )
-        yield TestClient(app, raise_server_exceptions=False), online
+        definitions = routes.Definitions.of({"activity": activity}, {"fares": service})
+        server = routes.FeatureServer(
+            online, definitions, pusher=pusher, materialize=materialize, clock=lambda: NOW,
+        )  # fmt: skip
+        with listening(server) as client:
+            yield client, online
 
 
-def check(client: TestClient, path: str, content: bytes) -> int:
+def check(client: httpx.Client, path: str, content: bytes) -> int:
     answer = client.post(path, content=content, headers={"content-type": "application/json"})
     assert answer.status_code == 200 or 400 <= answer.status_code < 500, (
         answer.status_code,
@@ -127,7 +125,7 @@ def check(client: TestClient, path: str, content: bytes) -> int:
     return answer.status_code
 
 
-def run(client: TestClient, seed: int, rounds: int) -> dict[int, int]:
+def run(client: httpx.Client, seed: int, rounds: int) -> dict[int, int]:
     rng = random.Random(seed)
     seen: dict[int, int] = {}
     for _ in range(rounds):
@@ -184,7 +182,7 @@ def agree(online: EmbeddedOnlineStore, folder: Path) -> int:
     return len(keys)
 
 
-def test_a_sample(tmp_path: Path, served: tuple[TestClient, EmbeddedOnlineStore]) -> None:
+def test_a_sample(tmp_path: Path, served: tuple[httpx.Client, EmbeddedOnlineStore]) -> None:
     client, online = served
     for path, body in VALID:
         assert check(client, path, json.dumps(body).encode()) == 200
@@ -195,7 +193,7 @@ def test_a_sample(tmp_path: Path, served: tuple[TestClient, EmbeddedOnlineStore]
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(2, 22))
-def test_at_length(tmp_path: Path, served: tuple[TestClient, EmbeddedOnlineStore], seed: int) -> None:
+def test_at_length(tmp_path: Path, served: tuple[httpx.Client, EmbeddedOnlineStore], seed: int) -> None:
     client, online = served
     for path, body in VALID:
         assert check(client, path, json.dumps(body).encode()) == 200
@@ -204,10 +202,10 @@ def test_at_length(tmp_path: Path, served: tuple[TestClient, EmbeddedOnlineStore
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_other_methods_and_addresses(served: tuple[TestClient, EmbeddedOnlineStore], method: str) -> None:
+def test_other_methods_and_addresses(served: tuple[httpx.Client, EmbeddedOnlineStore], method: str) -> None:
     client, _ = served
     for path in ("/get-online-features", "/push", "/materialize", "/nothing", "/push/", "//push", "/%00", "/..%2f"):
-        answer = client.request(method, path)
+        answer = client.request(method, str(client.base_url).rstrip("/") + path)
         assert 400 <= answer.status_code < 500 and answer.json()["error"]["code"].startswith("HF"), (
             path,
             answer.status_code,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.core.definitions import Aggregation, FeatureService, FeatureView, Field
+from holdfast.core.definitions import FeatureService, FeatureView, Field
 from holdfast.core.errors import BadInput, NotFound, TooMuch
 from holdfast.core.identity import SECOND, iso
 from holdfast.core.records import Json
@@ -70,9 +70,9 @@ def ad_hoc_service(references: Sequence[str], views: Mapping[str, FeatureView]) 
     return FeatureService("ad_hoc", list(used.values())), wanted
 
 
-def needs(views: Sequence[FeatureView], columns: Sequence[str]) -> dict[str, str]:
+def needs(plan: Json, columns: Sequence[str]) -> dict[str, str]:
     """Column to the view it comes from, for those that come from one."""
-    known = {c: v.name for v in views for c in v.columns()}
+    known = {c: v["name"] for v in plan["views"] for c, _ in v["columns"]}
     return {c: known[c] for c in columns if c in known}
 
 
@@ -101,8 +101,3 @@ def answer(
         assert known is not None
         results.append(Result([r[column] for r in rows], *known))
     return OnlineFeatures(Names([*entities, *names]), results)
-
-
-def describes(view: FeatureView) -> bool:
-    """Whether a view has windows."""
-    return any(isinstance(f, Aggregation) for f in view.features)

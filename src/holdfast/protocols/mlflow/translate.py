@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from holdfast.core.records import Json, ModelVersion
@@ -139,7 +140,11 @@ def logged_model(value: LoggedModel, registrations: list[ModelVersion] | None = 
     return {"info": info, "data": data}
 
 
-def model_version(value: ModelVersion) -> Json:
+WAIVED = "holdfast.waived"
+
+
+def model_version(value: ModelVersion, waived: Sequence[str] = ()) -> Json:
+    """``waived``: what was waived for it and is in force, shown as a tag that nobody has to set or take away."""
     out: Json = {
         "name": value.name,
         "version": str(value.version),
@@ -153,8 +158,9 @@ def model_version(value: ModelVersion) -> Json:
         "status": "READY",
         "run_link": value.run_link,
     }
-    if value.tags:
-        out["tags"] = pairs(value.tags)
+    tags = {**value.tags, WAIVED: "; ".join(waived)} if waived else value.tags
+    if tags:
+        out["tags"] = pairs(tags)
     if value.aliases:
         out["aliases"] = value.aliases
     if value.model_id:
@@ -162,7 +168,8 @@ def model_version(value: ModelVersion) -> Json:
     return out
 
 
-def registered_model(value: RegisteredModel, latest: list[ModelVersion]) -> Json:
+def registered_model(value: RegisteredModel, latest: list[Json]) -> Json:
+    """``latest``: the newest version of each stage, as ``model_version`` gives it."""
     out: Json = {
         "name": value.name,
         "creation_timestamp": ms(value.at),
@@ -171,7 +178,7 @@ def registered_model(value: RegisteredModel, latest: list[ModelVersion]) -> Json
         "user_id": value.actor,
     }
     if latest:
-        out["latest_versions"] = [model_version(v) for v in latest]
+        out["latest_versions"] = latest
     if value.tags:
         out["tags"] = pairs(value.tags)
     if value.aliases:
