@@ -283,7 +283,7 @@ def _render_plain(outs: Sequence[Mapping[str, Any]]) -> str | None:
     for out in outs:
         for at, (key, value) in enumerate(out.items()):
             text = ("true" if value else "false") if isinstance(value, bool) else str(value)
-            if key == "md5" and _looks_numeric(text) or key == "path" and (not _is_plain(text) or len(text) > 60):
+            if (key == "md5" and _looks_numeric(text)) or (key == "path" and (not _is_plain(text) or len(text) > 60)):
                 return None
             lines.append(f"{'  ' if at else '- '}{key}: {text}")
     return "\n".join(lines) + "\n"
