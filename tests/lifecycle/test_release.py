@@ -11,7 +11,7 @@ import pytest
 import holdfast as hf
 from holdfast.core.errors import Conflict, NotApproved, NotFound
 from holdfast.core.identity import DAY, HOUR
-from holdfast.core.records import ModelVersion, Package, Verdict
+from holdfast.core.records import LabelRecord, ModelVersion, Package, Verdict
 from holdfast.lifecycle import release
 from holdfast.registry import package as packages
 from holdfast.registry import versions
@@ -41,13 +41,15 @@ def ws(tmp_path: Path):
         yield ws
 
 
-def version(ws: Workspace, *, verdict: str | None = "pass", smoke: str | None = "pass") -> ModelVersion:
+def version(
+    ws: Workspace, *, verdict: str | None = "pass", smoke: str | None = "pass", task: str = "binary"
+) -> ModelVersion:
     """A registered version with the approvals asked for."""
     number = len(versions.list(ws.ledger, "m"))
     manifest = Package(
         name="m",
         format="onnx",
-        task="binary",
+        task=task,
         model_file="m.onnx",
         files={"m.onnx": _file(ws, b"%d" % number)},
         inputs=[],
@@ -156,6 +158,32 @@ def test_a_good_challenger_takes_each_step_and_becomes_champion(ws, monkeypatch)
     assert [w for _, w in seen[:2]] == [50.0, 0.0] and seen[-1][0] == "promoted"
     assert versions.get(ws.ledger, "m", 2).stage == "Production"
     assert versions.get(ws.ledger, "m", 1).stage == "Archived"
+
+
+@pytest.mark.parametrize(("task", "check"), [("binary", "live(roc_auc_drop)"), ("regression", "live(r2_drop)")])
+def test_truth_that_flows_is_measured_as_the_task_asks(ws, monkeypatch, task, check):
+    from holdfast.monitoring.labels import LabelStore
+
+    first = version(ws, task=task)
+    release.begin(ws, SERVICE, first, at=T0)
+    release.advance(ws, SERVICE, now=T0)
+    log(monkeypatch, challenger="good")
+    scores = journal.read().select(["id", "score"]).to_pylist()
+    truth = {r["id"]: float(r["score"] > 0.3) if task == "binary" else r["score"] for r in scores}
+    store = LabelStore(ws.home / "labels" / "s")
+    # The champion is always right, the challenger's truth has nothing to do with what it said.
+    rng = np.random.default_rng(1)
+    store.append(
+        [
+            LabelRecord(prediction_id=i, value=v if i.startswith("champion") else float(rng.choice([0, 1])), at=T0)
+            for i, v in truth.items()
+        ]
+    )
+    release.begin(ws, SERVICE, version(ws, task=task), at=T0)
+    release.advance(ws, SERVICE, now=T0)
+    assert walk(ws, hours=1) == [("rolled back", 0.0)]
+    rollout = release.rollout_of(ws.ledger, "s")
+    assert rollout is not None and check in rollout.reason, rollout.reason
 
 
 @pytest.mark.parametrize("kind", ["errors", "slow", "constant"])
