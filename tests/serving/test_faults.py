@@ -320,6 +320,61 @@ def test_swaps_under_load_fail_nobody_and_rollback_needs_no_load(tmp_path: Path)
     stage.play(story)
 
 
+class HangingLoad(Stage):
+    """Version 2 never finishes loading; ``gate`` lets its thread go at the end."""
+
+    gate = threading.Event()
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        self.gate.clear()
+        super().__init__(*given, **options)
+
+    def load(self, a: Arm) -> Loaded:
+        if a.version == 2:
+            self.gate.wait(60)
+        return super().load(a)
+
+
+def test_a_version_that_hangs_while_it_loads_keeps_no_newer_release_waiting(tmp_path: Path) -> None:
+    stage = HangingLoad(tmp_path, {v: (lambda m, v=v: np.full(len(m), v / 10)) for v in (1, 2, 3)}, release())
+
+    async def story(stage: Stage) -> None:
+        stage.release = release(2, challenger=arm(2, "c2", 50.0))
+        await asyncio.sleep(0.5)
+        assert (await stage.predict())[1]["predictions"][0]["version"] == 1
+        stage.release = release(3, champion=arm(3, "c3"))
+        while (await stage.predict())[1]["predictions"][0]["version"] != 3:
+            await asyncio.sleep(0.01)
+        stage.release = release(4)
+        while (await stage.predict())[1]["predictions"][0]["version"] != 1:
+            await asyncio.sleep(0.01)
+
+    stage.play(story)
+    stage.gate.set()
+
+
+@pytest.mark.parametrize("how", ["hang", "exit"])
+def test_a_challenger_that_does_not_load_is_evidence(tmp_path: Path, how: str) -> None:
+    class Exiting(Stage):
+        def load(self, a: Arm) -> Loaded:
+            if a.version == 2:
+                raise SystemExit(3)
+            return super().load(a)
+
+    kind = HangingLoad if how == "hang" else Exiting
+    stage = kind(tmp_path, {1: good}, release(challenger=arm(2, "c2", 100.0)), load_deadline=0.2)
+
+    async def story(stage: Stage) -> None:
+        status, body = await stage.predict()
+        assert status == 200 and body["predictions"][0]["arm"] == "champion"
+        told = json.loads(stage.replica._show_release(Request("GET", b"/release", "/release", b"", {}, b"")).body)
+        assert ("not loaded within" if how == "hang" else "SystemExit") in told["arms"]["challenger"]["problem"]
+
+    log = stage.play(story)
+    HangingLoad.gate.set()
+    assert [r["score"] for r in log if r["arm"] == "challenger"] == [None]
+
+
 def test_a_full_queue_says_when_to_come_back(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {1: lambda m: time.sleep(0.05) or good(m)}, release(), max_pending=4)
 

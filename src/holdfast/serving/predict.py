@@ -142,6 +142,7 @@ class Options(NamedTuple):
     replay: bool = False
     deadline: float = 30.0
     challenger_deadline: float = 2.0
+    load_deadline: float = 300.0
     max_rows: int = 100_000
     max_pending: int = 1024
 

@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -110,7 +111,7 @@ class Replica:
         self._resident = resident
         self._warm: dict[tuple[int, str], tuple[Loaded, Batcher]] = {}
         self._broken: dict[tuple[int, str], tuple[float, str]] = {}
-        self._last: Release | None = None
+        self._loading: dict[tuple[int, str], asyncio.Task[tuple[Loaded, Batcher]]] = {}
         self._routes: dict[tuple[str, str], Answering] = {
             ("POST", "/predict"): self.predictions.predict,
             ("POST", "/labels"): self._take_labels,
@@ -293,27 +294,41 @@ class Replica:
     # --- the release ------------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Follow the release until cancelled."""
+        """Follow the release until cancelled. What is still being loaded keeps no newer release waiting."""
         seen: Any = object()
         again = 0.0
-        while True:
-            try:
-                stamp = self._stamp() if self._stamp is not None else object()
-                if stamp != seen or (again and time.monotonic() >= again):
-                    release = await asyncio.to_thread(self._read)
-                    whole = True
-                    if release is not None:
-                        whole = await self._apply(release)
-                    seen, again = stamp, 0.0 if whole else time.monotonic() + RETRY_LOAD
-            except HoldfastError as problem:
-                self._tell(problem.message)
-                again = time.monotonic() + RETRY_LOAD
-                seen = stamp
-            except Exception as problem:  # noqa: BLE001 - whatever is wrong with a release, the last one goes on answering
-                self._tell(f"{type(problem).__name__}: {problem}")
-                again = time.monotonic() + RETRY_LOAD
-                seen = stamp
-            await asyncio.sleep(POLL)
+        wanted: Release | None = None
+        bringing: asyncio.Task[bool] | None = None
+        try:
+            while True:
+                try:
+                    stamp = self._stamp() if self._stamp is not None else object()
+                    if stamp != seen or (again and time.monotonic() >= again):
+                        seen, again = stamp, 0.0
+                        release = await asyncio.to_thread(self._read)
+                        if release is not None and (bringing is None or release != wanted):
+                            if bringing is not None:
+                                bringing.cancel()
+                            wanted, bringing = release, asyncio.ensure_future(self._bring(release))
+                except Exception as problem:  # noqa: BLE001 - whatever is wrong with a release, the last one goes on answering
+                    self._tell(_words(problem))
+                    again = time.monotonic() + RETRY_LOAD
+                if bringing is not None and bringing.done():
+                    if not bringing.result():
+                        again = time.monotonic() + RETRY_LOAD
+                    bringing = None
+                await asyncio.sleep(POLL)
+        finally:
+            if bringing is not None:
+                bringing.cancel()
+
+    async def _bring(self, release: Release) -> bool:
+        """``_apply``, with what is wrong told; True when nothing is left to be tried again."""
+        try:
+            return await self._apply(release)
+        except Exception as problem:  # noqa: BLE001 - as above
+            self._tell(_words(problem))
+            return False
 
     # --- limits ---------------------------------------------------------------------------------------------------
 
@@ -404,7 +419,6 @@ class Replica:
             release, champion, challenger, shadow, replica=self.name, max_rows=self.options.max_rows,
             secret=self._secret() if release.log else b"",
         )  # fmt: skip
-        self._last = release
         self.problem = ""
         for name in self.predictions.state.unknown:
             self._tell(f"nothing is logged: {name!r} is to be redacted, and no version of this release has it")
@@ -421,17 +435,57 @@ class Replica:
             if failed is not None and time.monotonic() < failed[0]:
                 return Side(name, arm.version, None, None, broken=failed[1])
             try:
-                model = await asyncio.to_thread(self._prepare, arm)
+                warm = await self._loaded(arm)
             except Exception as problem:  # noqa: BLE001 - a version that cannot be loaded must not stop the others
-                what = problem.message if isinstance(problem, HoldfastError) else f"{type(problem).__name__}: {problem}"
+                what = _words(problem)
                 log.error("version %d cannot be loaded: %s", arm.version, what)
                 self.metrics.load_failures.labels(str(arm.version)).inc()
                 self._broken[key] = (time.monotonic() + RETRY_LOAD, what)
                 return Side(name, arm.version, None, None, broken=what)
-            warm = self._warm[key] = (model, Batcher(model, on_batch=self.metrics.batch.observe))
         else:
             self._warm[key] = self._warm.pop(key)
         return Side(name, arm.version, warm[0], warm[1])
+
+    async def _loaded(self, arm: Arm) -> tuple[Loaded, Batcher]:
+        """Wait for a version to be loaded and warm; whoever asks while it is loading waits for the same."""
+        key = (arm.version, arm.content)
+        task = self._loading.get(key)
+        if task is None:
+            task = self._loading[key] = asyncio.ensure_future(self._load_warm(arm))
+            task.add_done_callback(lambda done: (self._loading.pop(key, None), done.cancelled() or done.exception()))
+        try:
+            async with asyncio.timeout(self.options.load_deadline):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise Unavailable(f"it was not loaded within {self.options.load_deadline:g} s") from None
+
+    async def _load_warm(self, arm: Arm) -> tuple[Loaded, Batcher]:
+        # A thread of its own that nobody joins: one that hangs neither takes a worker from others nor holds up the end.
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Loaded] = loop.create_future()
+
+        def settle(model: Loaded | None, problem: Exception | None) -> None:
+            if future.cancelled():
+                return
+            if model is not None:
+                future.set_result(model)
+            elif problem is not None:
+                future.set_exception(problem)
+
+        def work() -> None:
+            model: Loaded | None = None
+            failed: Exception | None = None
+            try:
+                model = self._prepare(arm)
+            except BaseException as problem:  # noqa: BLE001 - told to whoever waits, sys.exit() of a model's code too
+                failed = problem if isinstance(problem, Exception) else RuntimeError(repr(problem))
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the replica has ended
+                loop.call_soon_threadsafe(settle, model, failed)
+
+        threading.Thread(target=work, name=f"load-{arm.version}", daemon=True).start()
+        model = await future
+        warm = self._warm[arm.version, arm.content] = (model, Batcher(model, on_batch=self.metrics.batch.observe))
+        return warm
 
     def _prepare(self, arm: Arm) -> Loaded:
         model = self._load(arm)
@@ -497,6 +551,10 @@ class Replica:
             asyncio.get_running_loop().remove_reader(lifeline)
             assert self.stopping is not None
             self.stopping.set()
+
+
+def _words(problem: Exception) -> str:
+    return problem.message if isinstance(problem, HoldfastError) else f"{type(problem).__name__}: {problem}"
 
 
 def _without_model(side: Side | None, gone: list[tuple[int, str]], why: str) -> Side | None:
