@@ -59,6 +59,10 @@ def test_features_are_looked_up_by_entity_key_as_of_the_request(workspace: Works
         assert scores == pytest.approx(expected, abs=1e-6)
         text = replica.render_metrics().decode()
         assert 'holdfast_out_of_range_total{field="ratio"} 1.0' in text
+        # How fresh the store is, as far as it was ever materialized.
+        assert b"holdfast_feature_fresh_until_seconds{" not in (await ask("GET", "/metrics")).body
+        workspace.online.update([], meta={f"upto/{activity.version}": str(T0).encode()})
+        assert b'holdfast_feature_fresh_until_seconds{view="activity"} 1.7e+09' in (await ask("GET", "/metrics")).body
         for row, status, word in (
             ({"amount": 1.0}, 422, "'card' is missing"),
             ({"card": "x", "amount": 1.0}, 422, "'card' is text"),

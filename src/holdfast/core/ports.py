@@ -162,6 +162,13 @@ class RunStore(Protocol):
     def transaction(self) -> AbstractContextManager[None]:
         """All calls of this thread inside the block commit together or not at all. Blocks may nest."""
 
+    def at_once(self) -> AbstractContextManager[bool]:
+        """A transaction for a thread that must not wait: True where one began at once and will commit without waiting for the
+        disk; False where that cannot be said, and then nothing began. What is written so wants a ``tidy`` now and then."""
+
+    def tidy(self) -> None:
+        """Do what ``at_once`` put off; may wait for the disk."""
+
     def remembered(self, request_id: str) -> bytes | None:
         """The answer kept for a request id, or None. Asked inside ``transaction`` it makes a write exactly-once."""
 
@@ -387,6 +394,9 @@ class FeatureLookup(Protocol):
         Raises:
             BadInput: an entity key is missing or of the wrong type; the message names it.
         """
+
+    def fresh_until(self) -> dict[str, int]:
+        """The instant (µs) up to which each view has been materialized; views that never were are left out."""
 
 
 class Predictor(Protocol):

@@ -130,6 +130,11 @@ class Lookup:
         columns = self.columns
         return [{c: row[c] for c in columns} for row in rows], when
 
+    def fresh_until(self) -> dict[str, int]:
+        """The instant (µs) up to which each view has been materialized; views that never were are left out."""
+        marks = {r.name: self._online.meta_get(f"upto/{r.version}") for r in self._readers}
+        return {name: int(mark) for name, mark in marks.items() if mark}
+
     def _places(self, names: tuple[str, ...], requests: Sequence[Json]) -> tuple[list[bytes], list[int]]:
         """The distinct entities asked for, and per request which of them it is; −1 where a key is null."""
         entities: dict[bytes, int] = {}

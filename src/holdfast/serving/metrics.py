@@ -99,6 +99,12 @@ class Metrics:
         self.memory = Gauge(
             "holdfast_replica_memory_bytes", "Memory held, as measured against the limit", registry=registry
         )
+        self.fresh = Gauge(
+            "holdfast_feature_fresh_until_seconds",
+            "Unix time up to which a view the champion reads has been materialized",
+            ["view"],
+            registry=registry,
+        )
         self.labels = Counter("holdfast_labels", "Labels taken in", registry=registry)
         ProcessCollector(registry=self.registry)
 

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from holdfast.core.errors import BadInput, HoldfastError, NotFound, Unavailable, did_you_mean
+from holdfast.core.ports import FeatureLookup
 from holdfast.core.records import Arm, LabelRecord, Release
 from holdfast.serving import limits as bounds
 from holdfast.serving.batching import Batcher
@@ -34,6 +35,7 @@ from holdfast.serving.tracing import Marks, Tracing
 from holdfast.serving.wire import TEXT, Limits, Listener, Request, Response, error, from_error
 
 POLL = 0.2
+FRESH = 1.0
 KEEP_WARM = 4
 HUNG = 3.0
 TIGHT = 0.9
@@ -115,7 +117,7 @@ class Replica:
         self._routes: dict[tuple[str, str], Answering] = {
             ("POST", "/predict"): self.predictions.predict,
             ("POST", "/labels"): self._take_labels,
-            ("GET", "/metrics"): lambda _: Response(200, self.render_metrics(), TEXT),
+            ("GET", "/metrics"): self._show_metrics,
             ("GET", "/health/live"): lambda _: _OK,
             ("GET", "/health/ready"): self._ready,
             ("GET", "/health/startup"): self._ready,
@@ -252,6 +254,23 @@ class Replica:
         from holdfast.serving import openapi
 
         return Response(200, msgspec.json.encode(openapi.document(state, replay=self.options.replay)))
+
+    def _show_metrics(self, _: Request) -> Response | Awaitable[Response]:
+        state = self.predictions.state
+        lookup = None if state is None or state.champion.model is None else state.champion.model.lookup
+        return Response(200, self.render_metrics(), TEXT) if lookup is None else self._metrics_with(lookup)
+
+    async def _metrics_with(self, lookup: FeatureLookup) -> Response:
+        """The store is asked beside the event loop, and what it does not say in time is left out."""
+        try:
+            async with asyncio.timeout(FRESH):
+                fresh = await asyncio.to_thread(lookup.fresh_until)
+        except Exception:  # noqa: BLE001 - a store that is away must not hide the other metrics
+            fresh = {}
+        self.metrics.fresh.clear()
+        for view, at in fresh.items():
+            self.metrics.fresh.labels(view).set(at / 1e6)
+        return Response(200, self.render_metrics(), TEXT)
 
     def render_metrics(self) -> bytes:
         m, state = self.metrics, self.predictions.state
