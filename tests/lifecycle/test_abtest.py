@@ -16,7 +16,7 @@ from holdfast.cli.main import cli
 from holdfast.core.errors import BadDefinition, BadInput, Conflict, NotApproved, NotFound
 from holdfast.core.identity import DAY, HOUR
 from holdfast.core.records import LabelRecord
-from holdfast.lifecycle import abtest, release
+from holdfast.lifecycle import abtest, release, rollouts, way_back
 from holdfast.monitoring.labels import LabelStore
 from holdfast.registry import versions
 from holdfast.serving import route
@@ -188,12 +188,12 @@ def test_rows_of_one_key_are_not_taken_for_independent(ws) -> None:
 def test_one_thing_at_a_time(ws) -> None:
     begun(ws)
     with pytest.raises(Conflict):
-        release.begin(ws, SERVICE, version(ws), at=T0)
+        rollouts.begin(ws, SERVICE, version(ws), at=T0)
     with pytest.raises(Conflict):
         release.set_weight(ws, SERVICE, 10, at=T0, reason="")
     with pytest.raises(Conflict):
         begun(ws)
-    release.rollback(ws, "s", at=T0, reason="enough")
+    way_back.rollback(ws, "s", at=T0, reason="enough")
     assert shares(ws) == (1, 0.0) and abtest.of(ws.ledger, "s").status == "stopped"
     with pytest.raises(NotApproved):
         abtest.begin(ws, SERVICE, version(ws, verdict="fail"), WISH, at=T0)

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from holdfast.lifecycle import release
+from holdfast.lifecycle import release, rollouts
 from holdfast.serving import limits
 from holdfast.serving.fleet import Fleet, listen
 from holdfast.serving.wire import Request, Response
@@ -34,10 +34,10 @@ def now() -> int:
 def ws(tmp_path: Path):
     with Workspace.open(tmp_path) as ws:
         first = version(ws)
-        release.begin(ws, SERVICE, first, at=now())
-        release.advance(ws, SERVICE, now=now())
-        release.begin(ws, SERVICE, version(ws), at=now())
-        rollout = release.advance(ws, SERVICE, now=now())
+        rollouts.begin(ws, SERVICE, first, at=now())
+        rollouts.advance(ws, SERVICE, now=now())
+        rollouts.begin(ws, SERVICE, version(ws), at=now())
+        rollout = rollouts.advance(ws, SERVICE, now=now())
         assert rollout is not None and rollout.plan[rollout.step]["step"] == "canary"
         yield ws
 
@@ -110,7 +110,7 @@ def test_each_fault_is_caught_within_two_intervals(ws: Workspace, fault: str) ->
                     await asyncio.sleep(0.005)
                 while stage.journal.pending:
                     await asyncio.sleep(0.01)
-                rollout = await asyncio.to_thread(release.advance, ws, SERVICE, now=now())
+                rollout = await asyncio.to_thread(rollouts.advance, ws, SERVICE, now=now())
                 assert rollout is not None
                 intervals.append(rollout.status)
                 stage.release = release.current(ws.ledger, "s", "production")
@@ -163,7 +163,7 @@ def test_a_challenger_that_kills_its_replicas_is_caught_and_its_callers_are_answ
                     assert answer.status_code == 200, answer.text
                     assert answer.json()["predictions"][0]["arm"] == "champion"
                 await asyncio.sleep(0.2)  # the buffered log's tick
-                rollout = await asyncio.to_thread(release.advance, ws, SERVICE, now=now())
+                rollout = await asyncio.to_thread(rollouts.advance, ws, SERVICE, now=now())
                 assert rollout is not None
                 statuses.append(rollout.status)
                 if rollout.status != "running":

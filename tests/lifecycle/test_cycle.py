@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.lifecycle import build, loop, needs, release
+from holdfast.lifecycle import build, loop, needs, release, staged
 from holdfast.registry import versions
 from holdfast.workspace import Workspace
 
@@ -45,8 +45,8 @@ def test_every_record_names_the_one_before(live):
 def test_a_prediction_is_traced_to_bytes_and_commit(live):
     with Workspace.open(live) as ws:
         service = ws.project().services["churn"]
-        with release.fleet(ws, service.name, "production", arguments=("--replay",)) as about:
-            release.wait_loaded(about["address"])
+        with staged.fleet(ws, service.name, "production", arguments=("--replay",)) as about:
+            staged.wait_loaded(about["address"])
             body = {"rows": [{"customer_id": 7, "amount": 50.0}], "request_time": NOW}
             request = urllib.request.Request(
                 about["address"] + "/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}

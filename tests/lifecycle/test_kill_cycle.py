@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.core.records import Entry
-from holdfast.lifecycle import loop, release
+from holdfast.lifecycle import loop, release, rollouts
 from holdfast.registry import versions
 from holdfast.workspace import Workspace
 
@@ -76,7 +76,7 @@ def _judge(ws: Workspace, cycle: str) -> None:
     """Nobody asks this service anything, so a canary would wait for ever: a person ends it, the next run closes the cycle."""
     rollout = release.rollout_of(ws.ledger, "churn")
     if rollout is not None and rollout.id == cycle and rollout.status == "running" and rollout.step > 0:
-        release.end(ws, ws.project().services["churn"], "abort", at=ws.clock.now(), reason="nobody asks")
+        rollouts.end(ws, ws.project().services["churn"], "abort", at=ws.clock.now(), reason="nobody asks")
 
 
 def _begun(ws: Workspace, order: str) -> bool:

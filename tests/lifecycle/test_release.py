@@ -12,7 +12,7 @@ import holdfast as hf
 from holdfast.core.errors import Conflict, NotApproved, NotFound
 from holdfast.core.identity import DAY, HOUR
 from holdfast.core.records import LabelRecord, ModelVersion, Package, Verdict
-from holdfast.lifecycle import release
+from holdfast.lifecycle import release, rollouts, way_back
 from holdfast.registry import package as packages
 from holdfast.registry import versions
 from holdfast.serving import journal
@@ -110,8 +110,8 @@ def log(monkeypatch, *, challenger: str, n: int = 400, version: int = 2) -> None
 
 def live_champion(ws: Workspace) -> ModelVersion:
     first = version(ws)
-    release.begin(ws, SERVICE, first, at=T0)
-    rollout = release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, first, at=T0)
+    rollout = rollouts.advance(ws, SERVICE, now=T0)
     assert rollout is not None and rollout.status == "promoted"
     return first
 
@@ -119,7 +119,7 @@ def live_champion(ws: Workspace) -> ModelVersion:
 def walk(ws: Workspace, *, hours: int) -> list[tuple[str, float]]:
     seen = []
     for hour in range(1, hours + 1):
-        release.advance(ws, SERVICE, now=T0 + hour * HOUR)
+        rollouts.advance(ws, SERVICE, now=T0 + hour * HOUR)
         now = release.current(ws.ledger, "s", "production")
         rollout = release.rollout_of(ws.ledger, "s")
         assert now is not None and now.champion is not None and rollout is not None
@@ -152,8 +152,8 @@ def test_the_release_file_follows_the_ledger(ws):
 def test_a_good_challenger_takes_each_step_and_becomes_champion(ws, monkeypatch):
     live_champion(ws)
     log(monkeypatch, challenger="good")
-    release.begin(ws, SERVICE, version(ws), at=T0)
-    release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, version(ws), at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
     seen = walk(ws, hours=4)
     assert [w for _, w in seen[:2]] == [50.0, 0.0] and seen[-1][0] == "promoted"
     assert versions.get(ws.ledger, "m", 2).stage == "Production"
@@ -165,8 +165,8 @@ def test_truth_that_flows_is_measured_as_the_task_asks(ws, monkeypatch, task, ch
     from holdfast.monitoring.labels import LabelStore
 
     first = version(ws, task=task)
-    release.begin(ws, SERVICE, first, at=T0)
-    release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, first, at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
     log(monkeypatch, challenger="good")
     scores = journal.read().select(["id", "score"]).to_pylist()
     truth = {r["id"]: float(r["score"] > 0.3) if task == "binary" else r["score"] for r in scores}
@@ -179,8 +179,8 @@ def test_truth_that_flows_is_measured_as_the_task_asks(ws, monkeypatch, task, ch
             for i, v in truth.items()
         ]
     )
-    release.begin(ws, SERVICE, version(ws, task=task), at=T0)
-    release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, version(ws, task=task), at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
     assert walk(ws, hours=1) == [("rolled back", 0.0)]
     rollout = release.rollout_of(ws.ledger, "s")
     assert rollout is not None and check in rollout.reason, rollout.reason
@@ -190,8 +190,8 @@ def test_truth_that_flows_is_measured_as_the_task_asks(ws, monkeypatch, task, ch
 def test_a_bad_challenger_goes_back_at_once(ws, monkeypatch, kind):
     live_champion(ws)
     log(monkeypatch, challenger=kind)
-    release.begin(ws, SERVICE, version(ws), at=T0)
-    release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, version(ws), at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
     seen = walk(ws, hours=1)
     assert seen == [("rolled back", 0.0)]
     now = release.current(ws.ledger, "s", "production")
@@ -206,11 +206,11 @@ def test_a_bad_challenger_goes_back_at_once(ws, monkeypatch, kind):
 def test_silence_holds_and_then_gives_up(ws, monkeypatch):
     live_champion(ws)
     log(monkeypatch, challenger="silent")
-    release.begin(ws, SERVICE, version(ws), at=T0)
-    release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, version(ws), at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
     seen = walk(ws, hours=47)
     assert set(seen) == {("running", 10.0)}
-    rollout = release.advance(ws, SERVICE, now=T0 + 2 * DAY)
+    rollout = rollouts.advance(ws, SERVICE, now=T0 + 2 * DAY)
     assert rollout is not None and rollout.status == "aborted"
     now = release.current(ws.ledger, "s", "production")
     assert now is not None and now.challenger is None
@@ -223,7 +223,7 @@ def test_silence_holds_and_then_gives_up(ws, monkeypatch):
 def test_no_door_to_production_without_verdict_and_smoke(ws, verdict, smoke):
     candidate = version(ws, verdict=verdict, smoke=smoke)
     with pytest.raises(NotApproved):
-        release.begin(ws, SERVICE, candidate, at=T0)
+        rollouts.begin(ws, SERVICE, candidate, at=T0)
     assert release.current(ws.ledger, "s", "production") is None
     assert release.rollout_of(ws.ledger, "s") is None
 
@@ -244,37 +244,37 @@ def test_a_verdict_for_other_bytes_does_not_count(ws):
 
         tx.put("verdicts", f"m/{second.version:010d}", msgspec.to_builtins(stolen))
     with pytest.raises(NotApproved):
-        release.begin(ws, SERVICE, second, at=T0)
+        rollouts.begin(ws, SERVICE, second, at=T0)
 
 
 def test_one_rollout_at_a_time(ws, monkeypatch):
     live_champion(ws)
     log(monkeypatch, challenger="good")
-    release.begin(ws, SERVICE, version(ws), at=T0)
+    rollouts.begin(ws, SERVICE, version(ws), at=T0)
     with pytest.raises(Conflict, match="being rolled out"):
-        release.begin(ws, SERVICE, version(ws), at=T0)
+        rollouts.begin(ws, SERVICE, version(ws), at=T0)
 
 
 def test_rollback_returns_to_the_champion_before(ws, monkeypatch):
     live_champion(ws)
     with pytest.raises(NotFound):
-        release.rollback(ws, "s", at=T0, reason="r")
+        way_back.rollback(ws, "s", at=T0, reason="r")
     log(monkeypatch, challenger="good")
-    release.begin(ws, SERVICE, version(ws), at=T0)
-    release.advance(ws, SERVICE, now=T0)
+    rollouts.begin(ws, SERVICE, version(ws), at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
     walk(ws, hours=3)
-    back = release.rollback(ws, "s", at=T0 + DAY, reason="bad feeling")
+    back = way_back.rollback(ws, "s", at=T0 + DAY, reason="bad feeling")
     assert back.champion is not None and back.champion.version == 1 and back.reason == "bad feeling"
 
 
 def test_rollback_ends_a_running_canary(ws, monkeypatch):
     live_champion(ws)
     log(monkeypatch, challenger="good")
-    release.begin(ws, SERVICE, version(ws), at=T0)
-    release.advance(ws, SERVICE, now=T0)
-    back = release.rollback(ws, "s", at=T0 + HOUR, reason="enough")
+    rollouts.begin(ws, SERVICE, version(ws), at=T0)
+    rollouts.advance(ws, SERVICE, now=T0)
+    back = way_back.rollback(ws, "s", at=T0 + HOUR, reason="enough")
     assert back.challenger is None and back.champion is not None and back.champion.version == 1
     rollout = release.rollout_of(ws.ledger, "s")
     assert rollout is not None and rollout.status == "rolled back"
-    again = release.advance(ws, SERVICE, now=T0 + 2 * HOUR)
+    again = rollouts.advance(ws, SERVICE, now=T0 + 2 * HOUR)
     assert again is not None and again.status == "rolled back", "an ended rollout came back to life"

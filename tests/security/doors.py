@@ -36,6 +36,7 @@ from tests.security import world
 
 MODULES = (
     "holdfast.registry.pointers", "holdfast.registry.versions", "holdfast.lifecycle.release", "holdfast.lifecycle.abtest",
+    "holdfast.lifecycle.staged", "holdfast.lifecycle.rollouts", "holdfast.lifecycle.way_back", "holdfast.lifecycle.judge",
     "holdfast.lifecycle.loop", "holdfast.lifecycle.candidate", "holdfast.lifecycle.sources", "holdfast.lifecycle.build",
     "holdfast.lifecycle.fit", "holdfast.lifecycle.register", "holdfast.lifecycle.measure", "holdfast.lifecycle.outside", "holdfast.lifecycle.notebook",
 )  # fmt: skip
@@ -50,6 +51,9 @@ MOVERS = (
     "holdfast.registry.pointers",
     "holdfast.registry.versions",
     "holdfast.lifecycle.release",
+    "holdfast.lifecycle.staged",
+    "holdfast.lifecycle.rollouts",
+    "holdfast.lifecycle.way_back",
     "holdfast.lifecycle.abtest",
 )
 # Reads, which want more of the world than is here.
@@ -280,7 +284,7 @@ def _value(name: str, ws: Workspace, tx: Any, wish: int, function: str) -> Any:
         "declared": hf.ABTest("label", effect=0.1, baseline=0.5), "reference": f"fraud@{world.TARGET}", "description": "Production", "tag": "stage",
         "value": "Production", "stages": ["Production"], "model": service.model, "cycle": "c", "record": None, "fit_outcome": {}, "as_of": now,
         "datasets": {}, "gate": service.gate, "data": ws.root / "rows.csv", "label": "y", "estimator": None, "X": [[0.0, 0.0]], "rows": None,
-        "predictor": None, "verdict": msgspec.convert(world.verdict(target, outcome="fail"), Verdict),
+        "predictor": None, "models": ["fraud"], "verdict": msgspec.convert(world.verdict(target, outcome="fail"), Verdict),
         "services": [service], "order": None, "key": "k", "which": "test", "texts": ["accuracy>=0"],
         "share": 0.1, "task": "binary", "least": 1, "metric": "accuracy", "source": ws.root / "rows.csv", "columns": ["a", "b"],
         "waiver": Waiver(check="accuracy", by="m", reason="r", until=now + 10**9, model="fraud", version=world.TARGET),

@@ -23,7 +23,7 @@ import pytest
 
 from holdfast.core.errors import HoldfastError, NotApproved
 from holdfast.core.records import Release, Verdict
-from holdfast.lifecycle import approval, release
+from holdfast.lifecycle import approval, release, rollouts, way_back
 from holdfast.protocols.mlflow import app as mlflow
 from holdfast.registry import pointers, versions
 from holdfast.server import controlplane
@@ -82,8 +82,8 @@ def test_the_same_doors_open_for_a_version_that_passed(ws: Workspace, place: Pat
     for function in (
         "pointers.move_stage",
         "pointers.move_alias",
-        "release.advance",
-        "release.end",
+        "rollouts.advance",
+        "rollouts.end",
         "release.set_weight",
         "release.publish",
     ):
@@ -146,7 +146,7 @@ def test_a_rollout_ends_when_its_approval_is_taken_back(ws: Workspace) -> None:
     world.arm(ws, world.approved, "in a rollout")
     service = ws.project().services["fraud"]
     world.arm(ws, world.waiver_over, "in a rollout")
-    rollout = release.advance(ws, service, now=ws.clock.now())
+    rollout = rollouts.advance(ws, service, now=ws.clock.now())
     live = release.current(ws.ledger, "fraud", "production")
     assert rollout is not None and rollout.status == "aborted" and "waiver" in rollout.reason
     assert live is not None and live.challenger is None and live.champion is not None and live.champion.version == 1
@@ -193,11 +193,11 @@ def race(ws: Workspace, *, rounds: int, seed: int) -> int:
                 lambda now=now: pointers.move_stage(ws.ledger, "fraud", 2, "Staging", policy=terms, at=now, actor="m"),
                 lambda now=now: pointers.move_alias(ws.ledger, "fraud", "champion", 2, policy=terms, at=now, actor="m"),
                 lambda now=now: pointers.move_alias(ws.ledger, "fraud", "champion", 1, policy=terms, at=now, actor="m"),
-                lambda now=now: release.begin(ws, service, version, at=now),
-                lambda now=now: release.advance(ws, service, now=now),
-                lambda now=now: release.end(ws, service, "promote", at=now, reason="m"),
+                lambda now=now: rollouts.begin(ws, service, version, at=now),
+                lambda now=now: rollouts.advance(ws, service, now=now),
+                lambda now=now: rollouts.end(ws, service, "promote", at=now, reason="m"),
                 lambda now=now: release.set_weight(ws, service, 100.0, at=now, reason="m"),
-                lambda now=now: release.rollback(ws, "fraud", at=now, reason="m"),
+                lambda now=now: way_back.rollback(ws, "fraud", at=now, reason="m"),
             )  # fmt: skip
             with suppress(HoldfastError):
                 rng.choice(moves)()

@@ -51,7 +51,7 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
     """Bring VERSION (name@7, name@champion, name@latest) to staging, smoke-test it there, and start its rollout."""
     from holdfast.cli.serve import python_for
     from holdfast.core.errors import NotApproved
-    from holdfast.lifecycle import release as releasing
+    from holdfast.lifecycle import rollouts, staged
     from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.serving import environment
@@ -72,16 +72,16 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
             # The staging server is a child of this process and reads its settings as any other would.
             os.environ["HOLDFAST_SERVE_ENVIRONMENT"] = where
         say(f"staging {found.name}@{found.version} ({found.content[:12]}…)")
-        releasing.stage(ws, owner, found, at=now, reason="deploy")
-        evidence = releasing.smoke(ws, owner, found, at=now)
+        staged.stage(ws, owner, found, at=now, reason="deploy")
+        evidence = staged.smoke(ws, owner, found, at=now)
         problems = evidence.details["problems"]
         if problems:
             raise NotApproved(f"smoke test failed: {problems[0]}", hint="the staging server's log has the rest")
         say(f"smoke test passed: {evidence.n} golden rows")
         result: dict[str, Any] = {"version": f"{found.name}@{found.version}", "staging": "passed smoke"}
         if goal == "production":
-            releasing.begin(ws, owner, found, at=now)
-            rollout = releasing.advance(ws, owner, now=now)
+            rollouts.begin(ws, owner, found, at=now)
+            rollout = rollouts.advance(ws, owner, now=now)
             result["rollout"] = rollout
             if rollout is not None:
                 say(f"rollout {rollout.status}: {rollout.reason or 'begun'}")
@@ -127,6 +127,7 @@ def release() -> None:
 def status(service: str, as_json: bool) -> None:
     """Who answers for SERVICE, with which share, and where a rollout stands."""
     from holdfast.lifecycle import release as releasing
+    from holdfast.lifecycle import staged
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as ws:
@@ -214,11 +215,11 @@ def _serving(ws: Workspace, service: str, environment: str) -> dict[str, Any]:
 @click.option("--reason", default="by hand", show_default=True)
 def promote(service: str, reason: str) -> None:
     """Make the running challenger of SERVICE its champion now."""
-    from holdfast.lifecycle import release as releasing
+    from holdfast.lifecycle import rollouts
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
-        rollout = releasing.end(ws, declared_service(ws, service), "promote", at=ws.clock.now(), reason=reason)
+        rollout = rollouts.end(ws, declared_service(ws, service), "promote", at=ws.clock.now(), reason=reason)
         click.echo(f"{rollout.model}@{rollout.version} {rollout.status}")
 
 
@@ -227,20 +228,21 @@ def promote(service: str, reason: str) -> None:
 @click.option("--reason", default="by hand", show_default=True)
 def abort(service: str, reason: str) -> None:
     """End the running rollout of SERVICE; all traffic goes back to the champion."""
-    from holdfast.lifecycle import release as releasing
+    from holdfast.lifecycle import rollouts
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
-        rollout = releasing.end(ws, declared_service(ws, service), "abort", at=ws.clock.now(), reason=reason)
+        rollout = rollouts.end(ws, declared_service(ws, service), "abort", at=ws.clock.now(), reason=reason)
         click.echo(f"{rollout.model}@{rollout.version} {rollout.status}")
 
 
 def _rollback(service: str, reason: str, as_json: bool) -> None:
     from holdfast.lifecycle import release as releasing
+    from holdfast.lifecycle import way_back
     from holdfast.workspace import Workspace
 
     with Workspace.open() as ws:
-        moved = releasing.rollback(ws, service, at=ws.clock.now(), reason=reason)
+        moved = way_back.rollback(ws, service, at=ws.clock.now(), reason=reason)
     emit(moved, as_json=as_json, text=lambda: click.echo(releasing.describe(moved)))
 
 

@@ -16,7 +16,7 @@ from holdfast.core.identity import DAY, new_id
 from holdfast.core.ports import Ledger
 from holdfast.core.records import ABTest, Arm, Json, ModelVersion, Release
 from holdfast.core.traffic import ABTest as Declared
-from holdfast.lifecycle import approval, release
+from holdfast.lifecycle import approval, release, rollouts
 
 if TYPE_CHECKING:
     from holdfast.workspace import Workspace
@@ -195,7 +195,7 @@ def _end(
             release.note_live_features(ws, tx, service.name, test.model, test.version, test.content)
         release.publish(tx, target, service=service, under=under, at=now, actor=ws.actor)
         if promote:
-            release.approve_champion(ws, tx, ended, under=of_model, at=now)
+            rollouts.approve_champion(ws, tx, ended, under=of_model, at=now)
         tx.put(ABTESTS, service.name, msgspec.to_builtins(ended))
         tx.append("abtest.ended", subject=service.name, body=msgspec.to_builtins(ended), at=now, actor=ws.actor)
     release.project_files(ws, service.name)

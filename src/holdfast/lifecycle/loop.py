@@ -20,7 +20,7 @@ from holdfast.core.definitions import Service
 from holdfast.core.errors import Conflict, Damaged, HoldfastError, NotFound, UsersTurn
 from holdfast.core.identity import duration_us, iso, new_id
 from holdfast.core.records import Cycle, Json, Report, RetrainOrder
-from holdfast.lifecycle import abtest, build, fit, measure, register, release, scheduled, sources
+from holdfast.lifecycle import abtest, build, fit, measure, register, release, rollouts, scheduled, sources, staged
 from holdfast.lifecycle.durable import ORDER_SECONDS, Joined, Steps, holding
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ def _steps(ws: Workspace, service: Service, cycle: Cycle, *, now: int, holder: s
     version = versions.get(ws.ledger, model.name, version_number)
 
     def staging() -> tuple[Json, None]:
-        release.stage(ws, service, version, at=now, reason=f"cycle {cycle.id}")
-        evidence = release.smoke(ws, service, version, at=now)
+        staged.stage(ws, service, version, at=now, reason=f"cycle {cycle.id}")
+        evidence = staged.smoke(ws, service, version, at=now)
         return {"problems": evidence.details["problems"]}, None
 
     smoked = step("staging", "staging release and smoke test", staging)
@@ -181,11 +181,11 @@ def _steps(ws: Workspace, service: Service, cycle: Cycle, *, now: int, holder: s
         return _end(ws, cycle, "rejected", f"smoke: {smoked['problems'][0]}", now=now, holder=holder)
 
     def start() -> tuple[Json, None]:
-        rollout = release.begin(ws, service, version, at=now, cycle=cycle.id)
+        rollout = rollouts.begin(ws, service, version, at=now, cycle=cycle.id)
         return {"rollout": rollout.id}, None
 
     step("rollout", f"roll out {model.name}@{version_number}", start)
-    rollout = release.advance(ws, service, now=now)
+    rollout = rollouts.advance(ws, service, now=now)
     if rollout is None or rollout.id != cycle.id:
         rollout = release.rollout_of(ws.ledger, service.name)
     if rollout is not None and rollout.id == cycle.id:
@@ -257,7 +257,7 @@ def tick(ws: Workspace, service: Service, *, now: int, holder: str, tell: Tell =
         if carried.status in ENDED:
             tell("cycle", f"{service.name}@{carried.version}: {carried.status}: {carried.reason}")
     else:
-        release.advance(ws, service, now=now)
+        rollouts.advance(ws, service, now=now)
     test = abtest.advance(ws, service, now=now, every=service.abtest.every if service.abtest else ABTEST_EVERY)  # type: ignore[arg-type]
     testing = test is not None and test.status == "running"
     if test is not None and test.ended == now:

@@ -32,7 +32,7 @@ def measure(
 ) -> tuple[Json, Effect | None]:
     """Measure every rule of the gate on the held-out rows and decide; the verdict is attached to the version."""
     from holdfast import formats
-    from holdfast.lifecycle import ablation, decision, layers, release
+    from holdfast.lifecycle import ablation, decision, judge, layers
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
     from holdfast.validation import evidence, gate
@@ -74,7 +74,7 @@ def measure(
         versions.attach_verdict(ledger, verdict, at=at, actor=ws.actor)
         decision.store(ledger, why, why_digest, registered, at=at, actor=ws.actor)
 
-    failed = release.named(verdict)
+    failed = judge.named(verdict)
     return {"outcome": verdict.outcome, "failed": failed, "verdict": msgspec.to_builtins(verdict)}, effect
 
 

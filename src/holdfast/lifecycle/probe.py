@@ -28,7 +28,7 @@ def ask(
     ws: Workspace, version: ModelVersion, package: Package, requests: Sequence[Json], times: Sequence[int]
 ) -> Served:
     """What a server of ``version`` answers to ``requests`` as of ``times`` (µs); one that does not start refuses all."""
-    from holdfast.lifecycle import release as releases
+    from holdfast.lifecycle import staged
     from holdfast.serving import predictions, release_file
     from holdfast.validation import served
 
@@ -42,8 +42,8 @@ def ask(
     try:
         release_file.write(folder, temporary, ws.secret("release"))
         try:
-            with releases.fleet(ws, name, "staging", arguments=("--replay", "--log", "buffered")) as about:
-                releases.wait_loaded(about["address"])
+            with staged.fleet(ws, name, "staging", arguments=("--replay", "--log", "buffered")) as about:
+                staged.wait_loaded(about["address"])
                 found = served.ask(about["address"], requests, times)
         except HoldfastError as error:
             return served.Served(seconds=np.empty(0), scores=[], problems=[error.message], refused=len(requests))
