@@ -153,3 +153,69 @@ def test_a_store_locked_by_another_process_can_be_tried_again_later(tmp_path, mo
         database.execute("INSERT INTO t (a) VALUES (1)")
     assert rows(database) == [1]
     database.close()
+
+
+def test_what_begins_at_once_is_a_transaction_like_any(database):
+    def fails() -> None:
+        with database.at_once() as free:
+            assert free == (database.dialect == "sqlite")
+            with database.transaction():
+                database.execute("INSERT INTO t (a) VALUES (?)", (1,))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert not database.in_transaction
+    assert rows(database) == ([] if database.dialect == "sqlite" else [1])
+    with database.at_once(), database.transaction():
+        database.execute("INSERT INTO t (a) VALUES (?)", (2,))
+    assert rows(database)[-1] == 2
+    database.tidy()
+    with database.transaction(), database.at_once() as free:
+        assert not free
+
+
+def test_nothing_begins_at_once_where_it_would_wait(tmp_path):
+    url = f"sqlite:///{tmp_path}/store.db"
+    database = open_database(url, durability="normal", setting="runs.url")
+    database.execute("CREATE TABLE t (a INTEGER NOT NULL PRIMARY KEY, b TEXT)")
+    elsewhere = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    elsewhere.execute("BEGIN IMMEDIATE")
+    with database.at_once() as free:
+        assert not free
+    elsewhere.execute("COMMIT")
+    # The thread's own waits are what they were.
+    assert database.execute("PRAGMA busy_timeout").fetchone()[0] == 60_000
+    held, told = threading.Event(), threading.Event()
+
+    def writer() -> None:
+        with database.transaction():
+            held.set()
+            told.wait(30)
+
+    thread = threading.Thread(target=writer)
+    thread.start()
+    held.wait(30)
+    with database.at_once() as free:
+        assert not free
+    told.set()
+    thread.join()
+    with database.at_once() as free:
+        assert free
+        database.execute("INSERT INTO t (a) VALUES (?)", (1,))
+    assert rows(database) == [1] and elsewhere.execute("SELECT a FROM t").fetchall() == [(1,)]
+    elsewhere.close()
+    database.close()
+    full = open_database(url, durability="full", setting="runs.url")
+    with full.at_once() as free:
+        assert not free
+    full.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 250])
+def test_many_rows_at_once_are_all_there_and_a_known_one_is_left_alone(database, count):
+    database.insert_many("INSERT INTO t (a, b) VALUES {}", [(0, "known")])
+    found = [(i, str(i)) for i in range(count)]
+    database.insert_many("INSERT INTO t (a, b) VALUES {} ON CONFLICT DO NOTHING", [*found, *found[:3]])
+    kept = sorted(tuple(r) for r in database.execute("SELECT a, b FROM t").fetchall())
+    assert kept == [(0, "known"), *found[1:]]

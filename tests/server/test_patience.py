@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -89,6 +91,20 @@ def test_a_body_that_does_not_come_is_answered_408(tmp_path: Path, monkeypatch: 
             assert closed(connection)
 
 
+def test_an_answer_leaves_in_one_piece_and_a_large_one_whole(tmp_path: Path) -> None:
+    with listening(tmp_path) as address:
+        with httpx.Client(base_url=f"http://{address[0]}:{address[1]}") as http:
+            large = bytes(range(256)) * 20_000
+            assert http.put("/api/2.0/mlflow-artifacts/artifacts/0/x", content=large).status_code == 200
+            assert http.get("/api/2.0/mlflow-artifacts/artifacts/0/x").content == large
+        for end in (b"", b"Connection: close\r\n"):
+            connection = socket.create_connection(address)
+            connection.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n" + end + b"\r\n")
+            connection.settimeout(10)
+            assert re.search(rb"\r\n\r\n\d+\.\d+\.\d+$", connection.recv(4000))
+            connection.close()
+
+
 def test_time_is_given_for_what_came() -> None:
     async def drive(pieces: list[tuple[float, int]]) -> int:
         left = list(pieces)
@@ -125,3 +141,28 @@ def test_a_token_works_at_once_and_stops_at_once(tmp_path: Path) -> None:
         assert http.post(RUNS, json=body).status_code == 401
         kept.write_text("not a list")
         assert http.post(RUNS, json=body, headers=ann).status_code == 401
+
+
+def test_a_write_that_would_wait_for_another_process_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    with listening(tmp_path) as (host, port), httpx.Client(base_url=f"http://{host}:{port}", timeout=30) as http:
+        made = http.post("/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+        store = sqlite3.connect(tmp_path / ".holdfast" / "runs.db", isolation_level=None)
+        store.execute("BEGIN IMMEDIATE")
+        answers: list[int] = []
+
+        def log() -> None:
+            body = {"run_id": made, "key": "m", "value": 1, "timestamp": 1, "step": 1}
+            answers.append(
+                httpx.post(f"http://{host}:{port}/api/2.0/mlflow/runs/log-metric", json=body, timeout=30).status_code
+            )
+
+        thread = threading.Thread(target=log)
+        thread.start()
+        for _ in range(5):
+            assert http.get("/health").text == "OK"
+            assert http.get("/api/2.0/mlflow/runs/get", params={"run_id": made}).status_code == 200
+        assert answers == []
+        store.execute("COMMIT")
+        thread.join(30)
+        assert answers == [200]
+        store.close()

@@ -51,6 +51,12 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
     def transaction(self) -> AbstractContextManager[None]:
         return self._db.transaction()
 
+    def at_once(self) -> AbstractContextManager[bool]:
+        return self._db.at_once()
+
+    def tidy(self) -> None:
+        self._db.tidy()
+
     def close(self) -> None:
         self._db.close()
 
@@ -195,8 +201,8 @@ class SqlRunStore(ExperimentTables, ModelTables, ArtifactTables):
             else:
                 sql = "INSERT INTO series (run, key, value, nan, at, step) VALUES (?, ?, ?, ?, ?, ?) RETURNING id"
                 ids[key] = self._db.execute(sql, (run, key, value, nan, at, step)).fetchone()[0]
-        sql = "INSERT INTO points (series, at, step, nan, value) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
-        self._db.executemany(sql, [(ids[key], at, step, nan, value) for key, at, step, nan, value in points])
+        rows = [(ids[key], at, step, nan, value) for key, at, step, nan, value in points]
+        self._db.insert_many("INSERT INTO points (series, at, step, nan, value) VALUES {} ON CONFLICT DO NOTHING", rows)
         self._db.executemany("UPDATE series SET step = ?, at = ?, value = ?, nan = ? WHERE id = ?", updates)
 
     def metric_history(

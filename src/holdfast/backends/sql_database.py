@@ -122,6 +122,11 @@ class Database(ABC):
         finally:
             cursor.close()
 
+    def insert_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run an INSERT for many rows of one width; ``{}`` stands where a row's values go."""
+        if rows:
+            self.executemany(sql.replace("{}", f"({marks(len(rows[0]))})"), rows)
+
     def select_in(self, sql: str, values: Sequence[Any], before: Sequence[Any] = ()) -> list[Any]:
         """Rows of a statement whose ``{in}`` takes a list of any length, asked for in pieces."""
         found: list[Any] = []
@@ -184,15 +189,26 @@ class Database(ABC):
         else:
             yield from self._transact(exclusive)
 
-    def _transact(self, exclusive: str | None) -> Iterator[None]:
+    @contextmanager
+    def at_once(self) -> Iterator[bool]:
+        """As ``core.ports.RunStore.at_once``; a database across a network never is."""
+        yield False
+
+    def tidy(self) -> None:  # noqa: B027 - there is nothing to do where ``at_once`` never begins
+        """As ``core.ports.RunStore.tidy``."""
+
+    def _transact(self, exclusive: str | None) -> Iterator[Any]:
         try:
             connection = self._begin(exclusive)
         except Exception as error:
             raise self.translated(error) from error
+        yield from self._begun(connection)
+
+    def _begun(self, connection: Any) -> Iterator[Any]:
         local = self._local
         local.depth, local.spoiled = 1, False
         try:
-            yield
+            yield True
             if local.spoiled:
                 raise RuntimeError("a nested transaction failed and the outer one went on")
             connection.execute("COMMIT")

@@ -11,14 +11,18 @@ import os
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from holdfast.backends.sql_database import Database, Dialect, Durability
+from holdfast.backends.sql_database import Database, Dialect, Durability, marks
 from holdfast.core.errors import BadConfig, Damaged, OurTurn, Unavailable
 
 BUSY_SECONDS = 60.0
+_ROWS = 100
 
 
 class SqliteDatabase(Database):
@@ -69,6 +73,52 @@ class SqliteDatabase(Database):
         connection: sqlite3.Connection = self._connection()
         _retried(connection, "BEGIN IMMEDIATE")
         return connection
+
+    @contextmanager
+    def at_once(self) -> Iterator[bool]:
+        """As ``core.ports.RunStore.at_once``."""
+        self._after_fork()
+        if self._durability == "full" or self.in_transaction or not self._writer.acquire(blocking=False):
+            yield False
+            return
+        try:
+            connection: sqlite3.Connection = self._connection()
+            if not self._begin_at_once(connection):
+                yield False
+                return
+            yield from self._begun(connection)
+        finally:
+            self._writer.release()
+
+    def _begin_at_once(self, connection: sqlite3.Connection) -> bool:
+        try:
+            if getattr(self._local, "hurried", None) is not connection:
+                # A checkpoint waits for the disk; whoever uses this calls ``tidy`` from a thread that may wait.
+                connection.execute("PRAGMA wal_autocheckpoint = 0")
+                self._local.hurried = connection
+            connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
+        except sqlite3.Error as error:
+            if _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                return False
+            raise self.translated(error) from error
+        return True
+
+    def tidy(self) -> None:
+        """As ``core.ports.RunStore.tidy``: move what is in the log into the file, as far as readers allow."""
+        self.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+    def insert_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """A hundred rows a statement: half the time of one each."""
+        whole = len(rows) - len(rows) % _ROWS
+        if whole:
+            several = sql.replace("{}", ",".join([f"({marks(len(rows[0]))})"] * _ROWS))
+            for start in range(0, whole, _ROWS):
+                self.execute(several, list(chain.from_iterable(rows[start : start + _ROWS])))
+        super().insert_many(sql, rows[whole:])
 
     def _in_driver_transaction(self, connection: sqlite3.Connection) -> bool:
         return connection.in_transaction

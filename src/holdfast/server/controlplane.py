@@ -244,6 +244,7 @@ def serve(workspace: Workspace, *, host: str, port: int, ready: Callable[[str, i
         timeout_keep_alive=75,
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
         limit_concurrency=2000,
     )

@@ -1,4 +1,5 @@
-"""How long a listener waits for a client that dawdles: for a request's head, and for its body piece by piece."""
+"""How long a listener waits for a client that dawdles: for a request's head, and for its body piece by piece. And that its
+answers leave as one piece where they can."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 HEAD_SECONDS = 15.0
 BODY_SECONDS = 20.0
 BODY_BYTES_PER_SECOND = 4096
+_HELD = 64 * 1024
 
 
 def paced(receive: Receive, *, grace: float = BODY_SECONDS, rate: float = BODY_BYTES_PER_SECOND) -> Receive:
@@ -44,6 +46,43 @@ def paced(receive: Receive, *, grace: float = BODY_SECONDS, rate: float = BODY_B
     return waiting
 
 
+class Joined:
+    """A transport that sends what is written in one turn of the loop at once: the head of an answer and its body in one
+    packet, which wakes the client once. More than 64 KiB are not held."""
+
+    __slots__ = ("_held", "_loop", "_size", "_transport")
+
+    def __init__(self, transport: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._held:
+            self._loop.call_soon(self._send)
+        self._held.append(data)
+        self._size += len(data)
+        if self._size > _HELD:
+            self._send()
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._held.clear()
+        self._transport.abort()
+
+    def _send(self) -> None:
+        held, self._held, self._size = self._held, [], 0
+        if held and not self._transport.is_closing():
+            self._transport.write(b"".join(held))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 def protocol(seconds: float = HEAD_SECONDS) -> type[Protocol]:
     """uvicorn's HTTP protocol for ``uvicorn.Config(http=…)``, with a limit on the time from a connection, or from the first
     byte of a request, to the end of its head. Whoever takes longer is cut off; uvicorn itself waits for ever."""
@@ -55,7 +94,7 @@ def protocol(seconds: float = HEAD_SECONDS) -> type[Protocol]:
         _limit: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(Joined(transport, asyncio.get_running_loop()))
             self._await_head()
 
         def data_received(self, data: bytes) -> None:

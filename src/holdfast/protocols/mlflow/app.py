@@ -47,6 +47,9 @@ REQUEST_ID = b"x-holdfast-request-id"
 REQUESTS = "requests"
 MAX_JSON = 20 * 1024 * 1024
 MAX_ARTIFACT = 64 * 1024**3
+# What is small enough to be written between two requests, and how much is written so before the log is moved on.
+_QUICK_BYTES = 256 * 1024
+_TIDY_BYTES = 4 * 1024 * 1024
 _HEADERS = [(b"content-type", b"application/json"), (b"x-content-type-options", b"nosniff")]
 # First parts of paths that belong to MLflow's GenAI side and its gateway, which this server does not have.
 GENAI = frozenset(
@@ -109,6 +112,7 @@ class MlflowApp:
         self._plain = {(r.method, r.path): r for r in ROUTES if "{" not in r.path}
         self._deep = [r for r in ROUTES if "{" in r.path]
         self._paths = {r.path for r in ROUTES}
+        self._untidy = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -150,16 +154,42 @@ class MlflowApp:
 
     async def _call(self, route: Route, values: dict[str, str], scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"])
+        raw = b""
         if route.method == "GET":
             given = wire.query_fields(scope["query_string"], route.fields)
         else:
-            given = wire.decode(await _body(headers, receive))
+            raw = await _body(headers, receive)
+            given = wire.decode(raw)
         request = wire.check({**given, **values}, route.fields)
         repeat = headers.get(REQUEST_ID, b"").decode("latin-1")
         if len(repeat) > 200:
             raise ProtocolError("BAD_REQUEST", "X-Holdfast-Request-Id may have at most 200 characters.")
-        body = await self._run(self._handle, route, request, self._context(headers), repeat)
+        ctx = self._context(headers)
+        body = self._at_once(route, request, ctx, repeat, len(raw)) if route.quick else None
+        if body is None:
+            body = await self._run(self._handle, route, request, ctx, repeat)
         await _send(send, 200, body)
+
+    def _at_once(self, route: Route, request: Json, ctx: Context, repeat: str, size: int) -> bytes | None:
+        """The answer, given here and now where the store can write without waiting: a thread to and fro takes longer than a
+        few rows. None where it has to be a thread."""
+        if size > _QUICK_BYTES:
+            return None
+        with ctx.runs.at_once() as free:
+            if not free:
+                return None
+            body = self._handle(route, request, ctx, repeat)
+        self._untidy += size + _QUICK_BYTES // 1000
+        if self._untidy > _TIDY_BYTES:
+            self._untidy = 0
+            self.executor.submit(self._tidy)
+        return body
+
+    def _tidy(self) -> None:
+        try:
+            self.context.runs.tidy()
+        except HoldfastError as error:
+            _log.warning("the run store could not be tidied, it is tried again: %s", error.message)
 
     def _handle(self, route: Route, request: Json, ctx: Context, repeat: str) -> bytes:
         if not repeat or not route.writes:

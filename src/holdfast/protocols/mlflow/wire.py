@@ -47,13 +47,15 @@ class Field(msgspec.Struct, frozen=True):
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One endpoint. ``writes`` says where its effect is stored, so that a repeated request id can be answered."""
+    """One endpoint. ``writes`` says where its effect is stored, so that a repeated request id can be answered; ``quick`` that
+    it writes a few rows to the run store and does nothing else, so that it need not have a thread."""
 
     method: str
     path: str
     handler: Callable[..., Json]
     fields: dict[str, Field]
     writes: Literal["", "runs", "ledger"] = ""
+    quick: bool = False
 
 
 def optional(**types: Type) -> dict[str, Field]:
