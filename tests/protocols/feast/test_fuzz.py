@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import httpx
+import pyarrow as pa
 import pytest
 from tests.protocols.feast.listening import listening
 
