@@ -65,6 +65,18 @@ def test_what_was_recorded_is_what_is_installed() -> None:
     assert found.name != environment.needs(package(scikit_learn="1.5.1"), recorded, base).name
 
 
+def test_a_container_gets_what_reads_the_model_and_its_features() -> None:
+    kinds = {"onnx": "onnxruntime", "lightgbm": "lightgbm", "skops": "scikit-learn"}
+    for kind, reader in kinds.items():
+        assert reader in environment.closure(environment.roots(package(kind))), kind
+    assert "scikit-learn" not in environment.closure(environment.roots(package("onnx")))
+    with_features = msgspec.structs.replace(package("onnx"), plan={"views": []})
+    assert "redis" in environment.closure(environment.roots(with_features))
+    with pytest.raises(Refused, match="no-such-library") as caught:
+        environment.closure(["no-such-library>=2"])
+    assert "pip install 'no-such-library>=2'" in (caught.value.hint or "")
+
+
 def test_a_python_that_is_not_here_is_said(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"Python 2\.6"):
         environment.ensure(tmp_path, environment.Needs("2.6", [], []))

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from holdfast.cli.image import image as image_command
 from holdfast.cli.image import manifests
-from holdfast.core.errors import BadInput
+from holdfast.core.errors import BadInput, Refused
 from holdfast.registry import versions
 from holdfast.serving import image
 from holdfast.workspace import Workspace
@@ -97,6 +97,17 @@ def test_a_lock_that_lacks_something_writes_no_context(
     (tmp_path / "short.lock").write_text(f"msgspec==0.19.0 {HASH}\n")
     words = ["toy@1", str(tmp_path / "out"), "--base", BASE, "--lock", str(tmp_path / "short.lock")]
     assert isinstance(CliRunner().invoke(image_command, words).exception, BadInput)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_another_environment_gets_no_image_that_could_not_serve_it(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = add_package(workspace, format="skops", environment={"packages": {"scikit-learn": "0.1.0"}})
+    versions.create(workspace.ledger, "toy", content=content, run_id=None, at=1, actor="me")
+    monkeypatch.chdir(workspace.root)
+    done = CliRunner().invoke(image_command, ["toy@1", str(tmp_path / "out"), "--base", BASE])
+    assert isinstance(done.exception, Refused) and "0.1.0" in done.exception.message
     assert not (tmp_path / "out").exists()
 
 

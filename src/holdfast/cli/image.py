@@ -46,6 +46,7 @@ def image(
     """Write a container build context for MODEL@VERSION into TARGET: the model, a lock, a non-root Dockerfile."""
     from holdfast.core.errors import Conflict
     from holdfast.lifecycle import approval
+    from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.serving import environment
     from holdfast.serving import image as images
@@ -60,10 +61,10 @@ def image(
         text = images.dockerfile(
             base=base, service=name, local_wheel=wheel.name if wheel else None, hashed=lock_file is not None or hashes
         )
-        roots = (
-            ["holdfast", "onnxruntime"] if found_format(workspace, found.content) == "onnx" else ["holdfast[sklearn]"]
-        )
-        pins = environment.closure(roots)
+        package = packages.load(workspace.objects, found.content)
+        # The lock pins what is installed here: the container could not serve it otherwise either.
+        environment.check(package)
+        pins = environment.closure(environment.roots(package))
         if wheel is not None:
             pins.pop("holdfast", None)
         if lock_file is not None:
@@ -80,13 +81,6 @@ def image(
     say(f"build context for {found.name}@{found.version} in {target}")
     if build:
         _build(target, tag or f"{images.dns_name(name)}:{found.version}")
-
-
-def found_format(workspace: Workspace, content: str) -> str:
-    """The format of a stored package."""
-    from holdfast.registry import package as packages
-
-    return packages.load(workspace.objects, content).format
 
 
 def _workspace(workspace: Workspace, target: Path, service: str, version: int, content: str) -> None:

@@ -133,8 +133,20 @@ def ensure(folder: Path, wanted: Needs) -> Path:
     return python
 
 
+def roots(package: Package) -> list[str]:
+    """What a replica of ``package`` needs, as requirements: Holdfast, what reads the format back, and, where features are
+    looked up, a store that several containers can share."""
+    readers = {"onnx": ["onnxruntime"], "safetensors": [], "xgboost": ["xgboost"], "lightgbm": ["lightgbm"]}
+    shared = ["holdfast[redis]"] if package.plan is not None else []
+    return ["holdfast", *readers.get(package.format, ["holdfast[sklearn]"]), *shared]
+
+
 def closure(roots: Iterable[str]) -> dict[str, str]:
-    """The exact versions installed here of ``roots`` (requirements) and all they need, by normalised name."""
+    """The exact versions installed here of ``roots`` (requirements) and all they need, by normalised name.
+
+    Raises:
+        Refused: one of them is not installed.
+    """
     from packaging.requirements import Requirement
 
     pins: dict[str, str] = {}
@@ -146,7 +158,14 @@ def closure(roots: Iterable[str]) -> dict[str, str]:
         if key in seen:
             continue
         seen.add(key)
-        distribution = metadata.distribution(wanted.name)
+        try:
+            distribution = metadata.distribution(wanted.name)
+        except metadata.PackageNotFoundError:
+            raise Refused(
+                f"{wanted.name} is needed and not installed here, so no version of it can be pinned",
+                hint=f"pip install '{wanted}'",
+                number="HF454",
+            ) from None
         pins[distribution.metadata["Name"].lower().replace("_", "-")] = distribution.version
         for line in distribution.requires or ():
             need = Requirement(line)
