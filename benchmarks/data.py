@@ -60,6 +60,7 @@ def timed(command: list[str], root: Path, environment: dict[str, str]) -> float:
     start = time.perf_counter()
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     took = time.perf_counter() - start
+    print(f"  {took:8.3f} s  {' '.join(command[-2:])}", file=sys.stderr, flush=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
     return took

@@ -5,9 +5,12 @@ Exit status: 0 done, 1 your turn (bad input, a gate that says no), 2 ours. Data 
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import os
 import sys
+import threading
 from typing import Any
 
 import click
@@ -102,6 +105,29 @@ def cli(project: str | None, environment: str | None) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Run the CLI and leave the process with the right status."""
+    # A data command lives for a moment and may hold millions of names: neither going through them for garbage again and
+    # again nor taking them apart at the end gives anybody anything.
+    brief = argv is None and sys.argv[1:2] == ["data"]
+    if brief:
+        gc.set_threshold(200_000)
+    status = _run(argv)
+    if brief and threading.active_count() == 1:
+        _leave(status)
+    sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """End the process with what is registered for its end done, and its memory left to the system."""
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return  # the usual way out knows what to do with a closed pipe
+    os._exit(status)
+
+
+def _run(argv: list[str] | None) -> int:
     status = 0
     try:
         result = cli.main(args=argv, prog_name="holdfast", standalone_mode=False)
@@ -124,7 +150,7 @@ def main(argv: list[str] | None = None) -> Any:
         status = _tell_os(error)
     except Exception as error:  # noqa: BLE001  (the last line: what is left is our defect)
         status = _tell_bug(error)
-    sys.exit(status)
+    return status
 
 
 def _tell(error: HoldfastError) -> int:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdfast.core.ports import Progress
 
 UNKNOWN = bytes(32)
+_Placed = dict[str, tuple[tuple[int, int, int, int], bytes]]
+"""path → (stat, raw SHA-256 or ``UNKNOWN``) of a file that was put there."""
 
 
 @dataclass
@@ -206,7 +208,7 @@ def _apply(repo: Repository, cache: Cache, plan: _Plan, done: Done, progress: Pr
         target = base / path
         if target.is_dir() and not target.is_symlink():
             _remove_tree(target)
-    placed: dict[str, tuple[tuple[int, int, int, int], bytes]] = {}
+    placed: _Placed = {}
     links = repo.links
     isexec = out.isexec and not whole
 
@@ -215,7 +217,8 @@ def _apply(repo: Repository, cache: Cache, plan: _Plan, done: Done, progress: Pr
         return (path, *place(cache, md5, f"{base}/{path}", links, executable=isexec, legacy=out.legacy))
 
     total = len(plan.put)
-    for at, (path, stats, sha256) in enumerate(hashing.in_parallel(work, plan.put), 1):
+    alone = hashing.is_little(total, lambda: _sizes(cache, plan))
+    for at, (path, stats, sha256) in enumerate(hashing.in_parallel(work, plan.put, alone=alone), 1):
         placed[path] = (stats, sha256)
         if progress is not None:
             progress(at, total, path)
@@ -225,6 +228,10 @@ def _apply(repo: Repository, cache: Cache, plan: _Plan, done: Done, progress: Pr
         _remember(repo, plan, placed)
     done.files += len(plan.put) + len(plan.remove)
     (done.modified if existed else done.added).append(name)
+
+
+def _sizes(cache: Cache, plan: _Plan) -> int:
+    return sum(os.stat(cache.path(md5, legacy=plan.out.legacy)).st_size for _, md5 in plan.put)
 
 
 def place(
@@ -309,26 +316,48 @@ def _drop_empty(base: Path, heads: set[str]) -> None:
             head = os.path.dirname(head)
 
 
-def _remember(repo: Repository, plan: _Plan, placed: dict[str, tuple[tuple[int, int, int, int], bytes]]) -> None:
+def _remember(repo: Repository, plan: _Plan, placed: _Placed) -> None:
     """Keep what is known of the placed files, so that the next status reads none of them."""
     out = plan.out
     old = state.load(repo.state, out.place)
     known = {path: at for at, path in enumerate(old.paths)}
+    if known.keys() == plan.wanted.keys():
+        index = _patched(old, known, plan.wanted, placed)
+    else:
+        rebuilt = _rebuilt(old, known, plan.wanted, placed)
+        if rebuilt is None:
+            return
+        index = rebuilt
+    index.md5_dir = out.md5 or "" if out.is_folder else ""
+    state.save(repo.state, out.place, index, looked_at=time.time_ns())
+
+
+def _patched(old: state.Index, known: dict[str, int], wanted: dict[str, str], placed: _Placed) -> state.Index:
+    """The index of the same files, some of them placed anew."""
+    stats, sha256 = array("q", old.stats), bytearray(old.sha256)
+    for path, (signed, sha) in placed.items():
+        at = known[path]
+        stats[4 * at : 4 * at + 4] = array("q", signed)
+        sha256[32 * at : 32 * at + 32] = sha
+    md5 = bytes.fromhex("".join([wanted[path] for path in old.paths]))
+    return state.Index(old.paths, stats, md5, bytes(sha256))
+
+
+def _rebuilt(old: state.Index, known: dict[str, int], wanted: dict[str, str], placed: _Placed) -> state.Index | None:
+    """The index of the wanted files in their order; None when one of them is neither placed nor known."""
     index = state.Index()
     md5s, shas = [], []
-    for path, md5 in plan.wanted.items():
+    for path, md5 in wanted.items():
         if path in placed:
             stats, sha256 = placed[path]
         elif path in known:
             at = known[path]
             stats, sha256 = tuple(old.stats[4 * at : 4 * at + 4]), old.sha256[32 * at : 32 * at + 32]  # type: ignore[assignment]
         else:
-            return
+            return None
         index.paths.append(path)
         index.stats.extend(stats)
         md5s.append(bytes.fromhex(md5))
         shas.append(sha256)
     index.md5, index.sha256 = b"".join(md5s), b"".join(shas)
-    index.stats = array("q", index.stats)
-    index.md5_dir = out.md5 or "" if out.is_folder else ""
-    state.save(repo.state, out.place, index, looked_at=time.time_ns())
+    return index

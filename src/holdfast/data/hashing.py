@@ -152,10 +152,17 @@ def _large(fd: int, copy_to: int | None, on_bytes: Callable[[int], None] | None)
     return md5.hexdigest(), sha256.hexdigest(), count
 
 
-def in_parallel(work: Callable[[T], R], items: Sequence[T], *, workers: int = WORKERS, few: int = 4) -> Iterable[R]:
-    """Results in the items' order; fewer than ``few`` are done one by one. The first error ends it; nothing new is begun
-    after it."""
-    if len(items) < few:
+def is_little(files: int, size: Callable[[], int]) -> bool:
+    """Whether files on this machine (so many, so many bytes) are done sooner than threads for them are started."""
+    return files <= 256 and size() <= 16 << 20
+
+
+def in_parallel(
+    work: Callable[[T], R], items: Sequence[T], *, workers: int = WORKERS, alone: bool = False
+) -> Iterable[R]:
+    """Results in the items' order; one by one where they are very few or ``alone`` says so. The first error ends it;
+    nothing new is begun after it."""
+    if alone or len(items) < 4:
         yield from map(work, items)
         return
     # Handing over one small file at a time costs more than hashing it.

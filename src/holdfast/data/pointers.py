@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -118,7 +117,10 @@ def parse(text: str, file: Path, root: Path) -> Pointer:
     found = [out_from(o, folder, file, root) for o in outs]
     if len(deps) == 1 and "repo" in deps[0]:
         found = [replace(out, other=deps[0]) for out in found]
-    return Pointer(file, tuple(found), tuple(deps), bool(data.get("frozen")), data)
+    pointer = Pointer(file, tuple(found), tuple(deps), bool(data.get("frozen")), data)
+    if len(found) > 1:
+        _refuse_overlap([pointer])
+    return pointer
 
 
 def _parse_plain(text: str) -> dict[str, Any] | None:
@@ -360,6 +362,7 @@ _NOT_HASHED = frozenset(
 
 def stage_md5(data: Mapping[str, Any]) -> str:
     """DVC's hash of a pointer: MD5 over JSON with sorted keys, without sizes and what people wrote."""
+    import json
 
     def plain(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -458,6 +461,34 @@ def read_all(repo: Repository) -> list[Pointer]:
     """Every pointer of the repository.
 
     Raises:
-        BadInput: one of them is not a pointer.
+        BadInput: one of them is not a pointer, or two speak of the same place.
     """
-    return [read(file, repo.root) for file in find(repo)]
+    found = [read(file, repo.root) for file in find(repo)]
+    _refuse_overlap(found)
+    return found
+
+
+def _refuse_overlap(found: Iterable[Pointer]) -> None:
+    """Of two outs in one place, or one inside the other, each would undo what the other says."""
+    owners: dict[str, Path] = {}
+    for pointer in found:
+        for out in pointer.outs:
+            place = os.fspath(out.place)
+            if place in owners:
+                _refuse_two(place, owners[place], pointer.file)
+            owners[place] = pointer.file
+    for place, file in owners.items():
+        above = os.path.dirname(place)
+        while above != os.path.dirname(above):
+            if above in owners:
+                _refuse_two(place, owners[above], file)
+            above = os.path.dirname(above)
+
+
+def _refuse_two(place: str, one: Path, other: Path) -> None:
+    if one == other:
+        raise BadInput(f"{one}: {os.path.basename(place)!r} is in it twice", hint="take one of the two entries out")
+    raise BadInput(
+        f"{one} and {other} both track {os.path.basename(place)!r}",
+        hint=f"let go of one: holdfast data remove {other.name}",
+    )

@@ -104,13 +104,12 @@ def assembled(place: Path, files: Iterable[tuple[str, str, str, int]]) -> Snapsh
 
 
 def _name_whole(index: state.Index) -> None:
-    """Work out the names of the whole."""
-    md5, sha256, sizes = index.md5.hex(), index.sha256.hex(), index.stats[0::4]
-    data = manifest.render((path, md5[32 * at : 32 * at + 32]) for at, path in enumerate(index.paths))
-    index.md5_dir = manifest.name(data)
-    index.tree = hashing.tree_sha256(
-        (path, sha256[64 * at : 64 * at + 64], sizes[at]) for at, path in enumerate(index.paths)
-    )
+    """Work out the names of the whole. Both are over the members in order of path, which is found once."""
+    paths, md5, sha256, sizes = index.paths, index.md5.hex(), index.sha256.hex(), index.stats[0::4]
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    index.manifest = manifest.render([(paths[at], md5[32 * at : 32 * at + 32]) for at in order])
+    index.md5_dir = manifest.name(index.manifest)
+    index.tree = hashing.tree_sha256([(paths[at], sha256[64 * at : 64 * at + 64], sizes[at]) for at in order])
 
 
 def take(
@@ -201,7 +200,8 @@ def _read(
 
     total = sum(found.stats[4 * at] for at in todo)
     done, out = 0, {}
-    for at, digest in zip(todo, hashing.in_parallel(work, todo), strict=True):
+    alone = hashing.is_little(len(todo), lambda: total)
+    for at, digest in zip(todo, hashing.in_parallel(work, todo, alone=alone), strict=True):
         out[at] = digest
         done += digest.size
         progress(done, total, found.paths[at])
@@ -350,7 +350,7 @@ def commit(repo: Repository, snapshot: Snapshot, owner: Pointer | None = None) -
     ``owner`` where one speaks of the place already."""
     place = snapshot.place
     if snapshot.is_folder:
-        data = manifest.render(snapshot.members.items())
+        data = snapshot.index.manifest or manifest.render(snapshot.members.items())
         caches.of(repo).put(data, snapshot.md5)
     content = pointers.fields(
         md5=snapshot.md5,

@@ -26,7 +26,8 @@ RACY_NS = 50_000_000
 @dataclass
 class Index:
     """Known digests of one tracked path, in the order of the last walk. ``md5``/``sha256`` are raw bytes, 16 and 32 a
-    file; ``md5_dir``/``tree`` name the whole when every file of it is known."""
+    file; ``md5_dir``/``tree`` name the whole when every file of it is known. ``manifest`` is not kept: the bytes that
+    ``md5_dir`` was worked out from, if it was just now."""
 
     paths: list[str] = field(default_factory=list)
     stats: array[int] = field(default_factory=lambda: array("q"))
@@ -34,6 +35,7 @@ class Index:
     sha256: bytes = b""
     md5_dir: str = ""
     tree: str = ""
+    manifest: bytes = b""
 
     def digest(self, at: int) -> tuple[str, str]:
         return hexlify(self.md5[16 * at : 16 * at + 16]).decode(), hexlify(self.sha256[32 * at : 32 * at + 32]).decode()
@@ -103,11 +105,12 @@ def save(state: Path | None, place: Path, index: Index, *, looked_at: int | None
         return
     stats = index.stats
     limit = (looked_at if looked_at is not None else time.time_ns()) - RACY_NS
-    if len(stats) and max(max(stats[1::4]), max(stats[2::4])) >= limit:
+    times = zip(stats[1::4], stats[2::4], strict=True)
+    racy = [at for at, (mtime, ctime) in enumerate(times) if mtime >= limit or ctime >= limit]
+    if racy:
         stats = array("q", stats)
-        for at in range(0, len(stats), 4):
-            if stats[at + 1] >= limit or stats[at + 2] >= limit:
-                stats[at] = -1
+        for at in racy:
+            stats[4 * at] = -1
     file = location(state, place)
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     names = "\0".join(index.paths).encode()

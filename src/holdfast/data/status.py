@@ -187,11 +187,14 @@ def in_words(why: Sequence[Any]) -> list[str]:
 
 def quarantined(root: Path) -> list[Quarantine]:
     """What the ledger keeps out, read from the notices beside it."""
+    folder = root / ".holdfast" / "datasets"
+    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not files:
+        return []
     import json
 
-    folder = root / ".holdfast" / "datasets"
     found = []
-    for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+    for file in files:
         try:
             notice = json.loads(file.read_bytes())
             found += [Quarantine(notice["name"], q["path"], q["why"]) for q in notice["quarantined"]]

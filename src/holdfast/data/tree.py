@@ -47,54 +47,68 @@ def listing(folder: Path, *, ignore: Ignore | None = None) -> Listing:
         BadInput: a name is not UTF-8, or something in it is neither a file, a folder nor a link.
     """
     out = Listing()
-    paths, numbers = out.paths, list[int]()
+    numbers: list[int] = []
     stack = [("", str(folder))]
     while stack:
         prefix, where = stack.pop()
         try:
-            with os.scandir(where) as it:
-                entries = list(it)
+            descriptor = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except NotADirectoryError:
             raise NotFound(f"{where} is not a folder") from None
-        if prefix and any(e.name == ".dvc" and e.is_dir(follow_symlinks=False) for e in entries):
-            continue
-        if ignore is None and all(entry.is_file(follow_symlinks=False) for entry in entries):
-            # The usual folder holds files only: nothing to decide for each.
-            paths += [prefix + entry.name for entry in entries]
-            for entry in entries:
-                status = entry.stat(follow_symlinks=False)
-                numbers += (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-            continue
-        for entry in entries:
-            path = prefix + entry.name
-            if entry.is_dir(follow_symlinks=False):
-                if entry.name not in SKIPPED and not (ignore is not None and ignore(path, True)):
-                    stack.append((path + "/", entry.path))
-                continue
-            if ignore is not None and ignore(path, False):
-                continue
-            if entry.is_symlink():
-                try:
-                    status = os.stat(entry.path)
-                except OSError:
-                    raise NotFound(
-                        f"{entry.path} is a broken link", hint="remove the link, mend it, or list it in .dvcignore"
-                    ) from None
-                if stat.S_ISDIR(status.st_mode):
-                    continue
-                out.links.add(path)
-            else:
-                status = entry.stat(follow_symlinks=False)
-            if not stat.S_ISREG(status.st_mode):
-                raise BadInput(
-                    f"{entry.path} is not a regular file",
-                    hint="pipes, sockets and devices cannot be tracked; list it in .dvcignore",
-                )
-            paths.append(path)
-            numbers += (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        try:
+            # By descriptor: the kernel need not walk the whole path again for each file's stat.
+            with os.scandir(descriptor) as it:
+                stack += _look(prefix, where, list(it), ignore, out, numbers)
+        finally:
+            os.close(descriptor)
     out.stats = array("q", numbers)
-    _check_names(paths, folder)
+    _check_names(out.paths, folder)
     return out
+
+
+def _look(
+    prefix: str, where: str, entries: list[os.DirEntry[str]], ignore: Ignore | None, out: Listing, numbers: list[int]
+) -> list[tuple[str, str]]:
+    """Put the files of one folder into ``out`` and ``numbers``; the folders in it that are to be walked."""
+    paths = out.paths
+    if prefix and any(e.name == ".dvc" and e.is_dir(follow_symlinks=False) for e in entries):
+        return []
+    if ignore is None and all(entry.is_file(follow_symlinks=False) for entry in entries):
+        # The usual folder holds files only: nothing to decide for each.
+        paths += [prefix + entry.name for entry in entries]
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            numbers += (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return []
+    folders = []
+    for entry in entries:
+        path, place = prefix + entry.name, f"{where}/{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            if entry.name not in SKIPPED and not (ignore is not None and ignore(path, True)):
+                folders.append((path + "/", place))
+            continue
+        if ignore is not None and ignore(path, False):
+            continue
+        if entry.is_symlink():
+            try:
+                status = entry.stat()
+            except OSError:
+                raise NotFound(
+                    f"{place} is a broken link", hint="remove the link, mend it, or list it in .dvcignore"
+                ) from None
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            out.links.add(path)
+        else:
+            status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput(
+                f"{place} is not a regular file",
+                hint="pipes, sockets and devices cannot be tracked; list it in .dvcignore",
+            )
+        paths.append(path)
+        numbers += (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return folders
 
 
 def _check_names(paths: list[str], folder: Path) -> None:

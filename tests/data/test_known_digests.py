@@ -1,0 +1,119 @@
+"""What is remembered of files is believed only where nothing can have changed unseen."""
+
+from __future__ import annotations
+
+import os
+import time
+from array import array
+from pathlib import Path
+
+import pytest
+from tests.data.conftest import fill
+
+from holdfast.data import checkout, hashing, snapshot, state, status, tree
+from holdfast.data.repository import Repository
+
+OLD = 1_000_000_000
+
+
+def _old(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            os.utime(file, (OLD, OLD))
+    time.sleep(2 * state.RACY_NS / 1e9)  # ctime cannot be set
+
+
+def _reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are hashed from now on."""
+    read: list[str] = []
+    digest = hashing.digest
+
+    def seen(path: str | os.PathLike[str], **options: object) -> hashing.Digest:
+        read.append(os.path.basename(path))
+        return digest(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(hashing, "digest", seen)
+    return read
+
+
+def test_only_files_changed_just_before_the_look_are_kept_as_unknown(tmp_path: Path) -> None:
+    now = 10**18
+    times = [(now - 10**9, now - 10**9), (now, 5), (5, now - 1000), (now + 10**12, 5)]
+    stats = array("q", [number for at, (mtime, ctime) in enumerate(times) for number in (at, mtime, ctime, at)])
+    index = state.Index(list("abcd"), stats, bytes(64), bytes(128), "m", "t")
+    state.save(tmp_path, tmp_path / "data", index, looked_at=now)
+    kept = state.load(tmp_path, tmp_path / "data")
+    assert kept.stats[0::4].tolist() == [0, -1, -1, -1]
+    assert index.stats[0::4].tolist() == [0, 1, 2, 3]
+    assert (kept.paths, kept.md5_dir, kept.tree) == (list("abcd"), "m", "t")
+
+
+def test_a_file_written_within_the_tick_is_read_again(repo: Repository) -> None:
+    data = repo.root / "data"
+    fill(data, {"a": b"one", "b": b"two"})
+    snapshot.add(repo.root, data)
+    before = (data / "a").stat()
+    (data / "a").write_bytes(b"six")  # same size, perhaps the same tick
+    os.utime(data / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert [found.state for found in status.outs(repo)] == ["modified"]
+
+
+def test_after_a_checkout_only_placed_files_are_read(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = repo.root / "data"
+    fill(data, {f"{at % 3}/{at}": str(at).encode() for at in range(30)})
+    _old(data)
+    snapshot.add(repo.root, data)
+    pointer = (repo.root / "data.dvc").read_text()
+    fill(data, {"0/3": b"changed", "2/5": b"as well"})
+    snapshot.add(repo.root, data)
+    (repo.root / "data.dvc").write_text(pointer)
+    assert checkout.checkout(repo).files == 2
+    read = _reads(monkeypatch)
+    assert status.outs(repo) == []
+    assert set(read) <= {"3", "5"}
+    # Those two were placed within the tick; once it is over they are known as well.
+    time.sleep(2 * state.RACY_NS / 1e9)
+    assert status.outs(repo) == []
+    read.clear()
+    assert status.outs(repo) == []
+    assert read == []
+
+
+def test_a_checkout_that_adds_and_removes_remembers_the_rest(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = repo.root / "data"
+    fill(data, {name: name.encode() for name in "abcd"})
+    _old(data)
+    snapshot.add(repo.root, data)
+    pointer = (repo.root / "data.dvc").read_text()
+    (data / "a").unlink()
+    fill(data, {"e": b"new"})
+    snapshot.add(repo.root, data)
+    (repo.root / "data.dvc").write_text(pointer)
+    checkout.checkout(repo)
+    read = _reads(monkeypatch)
+    assert status.outs(repo) == []
+    assert set(read) <= {"a"}
+
+
+def test_a_walk_names_what_cannot_be_tracked_by_its_whole_path(tmp_path: Path) -> None:
+    fill(tmp_path, {"data/sub/file": b"x"})
+    (tmp_path / "data" / "sub" / "link").symlink_to("nowhere")
+    with pytest.raises(tree.NotFound, match=str(tmp_path / "data" / "sub" / "link")):
+        tree.listing(tmp_path / "data")
+    (tmp_path / "data" / "sub" / "link").unlink()
+    os.mkfifo(tmp_path / "data" / "sub" / "pipe")
+    with pytest.raises(tree.BadInput, match=str(tmp_path / "data" / "sub" / "pipe")):
+        tree.listing(tmp_path / "data")
+    with pytest.raises(tree.NotFound, match="is not a folder"):
+        tree.listing(tmp_path / "data" / "sub" / "file")
+
+
+def test_a_walk_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    fill(tmp_path, {f"{at}/{at}/file": b"x" for at in range(50)})
+    (tmp_path / "7" / "7" / "link").symlink_to("nowhere")
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    for _ in range(3):
+        with pytest.raises(tree.NotFound):
+            tree.listing(tmp_path)
+    after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+    assert after == before
