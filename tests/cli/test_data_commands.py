@@ -63,10 +63,14 @@ def tables(root: Path) -> None:
 def test_push_fetch_pull_checkout(root: Path, data: Call) -> None:
     fill(root, {"d/a": b"a", "d/sub/b": b"b", "one": b"1"})
     data("add", "d", "one")
+    assert data("status", "-c") == "d: new: push it\none: new: push it\n"
     assert data("push") == "4 objects pushed, 0 were there\n"
+    assert data("status", "--cloud") == "Cache and remote hold the same.\n"
     assert json.loads(data("push", "--verify", "--json"))["already"] == 4
     shutil.rmtree(root / ".dvc" / "cache")
     shutil.rmtree(root / "d")
+    assert json.loads(data("status", "-r", "r", "one", "--json")) == {"one": "deleted"}
+    refused(data, "status", "-r", "other", says="other")
     assert data("pull", "d/sub/b").startswith("2 objects fetched, 1 files placed")
     assert content(root / "d") == {"sub/b": b"b"}
     assert json.loads(data("fetch", "--json"))["objects"] == 2

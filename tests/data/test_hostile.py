@@ -14,7 +14,19 @@ from tests.data.conftest import commit, content, fill
 
 from holdfast.core.errors import BadInput, Conflict, Damaged, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import checkout, diff, hashing, history, manifest, pointers, repository, snapshot, status, transfer
+from holdfast.data import (
+    checkout,
+    diff,
+    hashing,
+    history,
+    manifest,
+    pointers,
+    remove,
+    repository,
+    snapshot,
+    status,
+    transfer,
+)
 from holdfast.data.repository import Repository
 
 MD5 = "401b30e3b8b5d629635a5c613cdb7919"
@@ -58,6 +70,8 @@ TEXTS: dict[str, str | bytes] = {
     "deps that are a word": "deps: hello\n" + out(),
     "a repo without url": "deps:\n- path: x\n  repo: {}\n" + out(),
     "two documents": out() + "---\n" + out(),
+    "the same out twice": out() + f"- md5: {MD5}\n  hash: md5\n  path: ./x\n",
+    "an out inside another": out() + f"- md5: {MD5}\n  hash: md5\n  path: x/y\n",
     "the same key twice": "outs:\n- md5: 401b30e3b8b5d629635a5c613cdb7919\n  path: x\n  path: ../y\n",
     "not UTF-8": b"outs:\n- md5: \xff\xfe\n",
     "binary": bytes(range(256)),
@@ -78,6 +92,18 @@ def test_a_hostile_pointer_is_refused_by_every_verb(repo: Repository, kind: str)
         with pytest.raises(BadInput, match=r"x\.dvc"):
             verb()
     assert content(repo.root.parent) == before
+
+
+@pytest.mark.parametrize("path", ["a", "./a", "a/b"])
+def test_two_pointers_to_one_place_are_refused_and_can_be_removed(repo: Repository, path: str) -> None:
+    (repo.root / "one.dvc").write_text(out(path="a"))
+    (repo.root / "two.dvc").write_text(out(path=path))
+    with pytest.raises(BadInput, match=r"one\.dvc and .*two\.dvc both track") as caught:
+        checkout.checkout(repo, force=True)
+    assert "holdfast data remove two.dvc" in str(caught.value.hint)
+    assert not (repo.root / "a").exists()
+    remove.remove(repo, [Path("two.dvc")])
+    assert [s.path for s in status.outs(repo)] == ["a"]
 
 
 FILES: dict[str, Callable[[Path], Any]] = {

@@ -26,7 +26,8 @@ from tests.peers import environments
 
 from holdfast.core.errors import BadConfig, Damaged, HoldfastError, NotFound, Unavailable
 from holdfast.data import cache as caches
-from holdfast.data import gc, pointers, remotes, repository, scrub, snapshot, status, stores, transfer
+from holdfast.data import gc, hashing, pointers, remotes, repository, scrub, snapshot, status, stores, transfer
+from holdfast.data import shared as both_sides
 from holdfast.data.remotes import Name, Remote
 from holdfast.data.repository import Repository
 
@@ -254,6 +255,23 @@ def test_what_is_pushed_comes_back_and_nothing_is_sent_twice(shared: Repository)
     assert content(shared.root / "data") == FILES and (shared.root / "single").read_bytes() == b"one file"
     assert got.already == 1 and transfer.pull(shared)[0].objects == 0
     assert status.outs(shared) == []
+
+
+def test_what_either_side_lacks_is_told(shared: Repository) -> None:
+    assert both_sides.compare(shared) == {"data": "new", "single": "new"}
+    transfer.push(shared)
+    assert both_sides.compare(shared) == {}
+    far = remotes.of(shared)
+    members = caches.of(shared).members(str(pointers.read(shared.root / "data.dvc", shared.root).outs[0].md5))
+    far.delete(Name(members["a.bin"]))
+    assert both_sides.compare(shared) == {"data": "new"}
+    Path(caches.of(shared).path(members["a.bin"])).unlink()
+    assert both_sides.compare(shared, [shared.root / "single"]) == {}
+    assert both_sides.compare(shared) == {"data": "missing"}
+    fresh(shared)
+    far.delete(Name(hashing.md5_of(b"one file")))
+    assert both_sides.compare(shared) == {"data": "deleted", "single": "missing"}
+    close(far)
 
 
 def test_a_push_that_breaks_off_leaves_no_manifest_and_is_taken_up(

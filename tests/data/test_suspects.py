@@ -144,3 +144,31 @@ def test_a_table_with_another_width_of_numbers_is_the_same_row(tmp_path: Path) -
     pl.DataFrame(wide).write_parquet(tmp_path / "b.parquet")
     (found,) = suspects.overlap([tmp_path / "a.parquet"], [tmp_path / "b.parquet"])
     assert found.count == 1
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_constant_and_sparse_columns_are_told_at_a_first_look_and_only_then(tmp_path: Path, ending: str) -> None:
+    at = pl.int_range(ROWS)
+    table = honest().with_columns(
+        same=pl.lit("x"),
+        none=pl.lit(None, pl.Int64),
+        third=pl.when(at % 3 > 0).then(pl.col("amount")),
+        flag=pl.when(at % 2 == 0).then(pl.lit(True)),
+        few=pl.when(at % 50 > 0).then(pl.lit(1.5) + at),
+        nan=pl.when(at % 4 == 0).then(float("nan")).otherwise("amount"),
+    )
+    place = tmp_path / f"t.{ending}"
+    if ending == "csv":
+        table.write_csv(place)
+    else:
+        table.write_parquet(place)
+    rules = schema.ensure(place)
+    assert rules is not None
+    found = {(f.check, f.column): f for f in quality.check(place, rules, survey=True) if f.check != "near-unique"}
+    assert {key: f.count for key, f in found.items()} == {
+        ("constant", "same"): ROWS, ("missing", "none"): ROWS, ("missing", "third"): 1334, ("missing", "flag"): ROWS // 2,
+        ("missing", "nan"): ROWS // 4,
+    }  # fmt: skip
+    assert "the rest is one value" in found["missing", "flag"].message
+    assert len(found["missing", "third"].examples) == 3 and not any(f.blocking for f in found.values())
+    assert not [f for f in quality.check(place, rules) if f.check in ("constant", "missing")]

@@ -12,6 +12,7 @@ from holdfast.cli.output import emit, json_option, progress, say, table
 if TYPE_CHECKING:
     from holdfast.core.definitions import Source
     from holdfast.core.records import DatasetVersion, Finding
+    from holdfast.data.repository import Repository
 
 paths = click.argument("targets", nargs=-1, type=click.Path(path_type=Path))
 
@@ -145,8 +146,9 @@ def _checked_add(target: Path, report: Any) -> DatasetVersion:
         from holdfast.data import quality, schema, tables
 
         place = target.absolute()
+        first = not schema.file_for(place).exists()
         rules = schema.ensure(place)
-        findings = quality.check(place, rules) if rules else []
+        findings = quality.check(place, rules, survey=first) if rules else []
         show_findings(findings)
         if any(f.blocking for f in findings):
             raise BadData(
@@ -220,8 +222,10 @@ def show_findings(findings: list[Finding]) -> None:
 @data.command()
 @paths
 @click.option("--files", "granular", is_flag=True, help="Name the files of a folder that differ.")
+@click.option("--cloud", "-c", is_flag=True, help="Compare the cache with the remote instead.")
+@click.option("--remote", "-r", help="Name of the remote to compare with; the default one without it.")
 @json_option
-def status(targets: tuple[Path, ...], granular: bool, as_json: bool) -> None:
+def status(targets: tuple[Path, ...], granular: bool, cloud: bool, remote: str | None, as_json: bool) -> None:
     """What differs between pointers, stages, cache and workspace, and what is in quarantine.
 
     Origins of imports are not asked; `update --dry-run` does that.
@@ -230,6 +234,9 @@ def status(targets: tuple[Path, ...], granular: bool, as_json: bool) -> None:
     from holdfast.data import status as states
 
     repo = repository.require(Path.cwd())
+    if cloud or remote:
+        _show_shared(repo, targets, remote, as_json)
+        return
     staged, rest = states.stages_of(repo, targets)
     changed = states.outs(repo, rest, granular=granular) if rest or not targets else []
     aside = states.quarantined(repository.project_at(Path.cwd()) or repo.root)
@@ -254,6 +261,21 @@ def status(targets: tuple[Path, ...], granular: bool, as_json: bool) -> None:
         "quarantined": aside,
     }
     emit(value, as_json=as_json, text=text)
+
+
+def _show_shared(repo: Repository, targets: tuple[Path, ...], remote: str | None, as_json: bool) -> None:
+    from holdfast.data import shared
+
+    found = shared.compare(repo, targets, remote=remote)
+    mend = {"new": "push it", "deleted": "fetch it", "missing": "who has it must push it"}
+
+    def text() -> None:
+        for path, state in found.items():
+            click.echo(f"{path}: {state}: {mend[state]}")
+        if not found:
+            click.echo("Cache and remote hold the same.")
+
+    emit(found, as_json=as_json, text=text)
 
 
 @data.command()

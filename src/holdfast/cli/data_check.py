@@ -89,7 +89,7 @@ def _against_schemas(place: Path, own: Any) -> list[Finding]:
 
     rules = schema.ensure(place)
     assert rules is not None
-    found = quality.check(place, rules, at=time.time_ns() // 1000)
+    found = quality.check(place, rules, at=time.time_ns() // 1000, survey=True)
     root = repository.project_at(place.parent)
     source = source_of(root, place) if root is not None else None
     for more in (source.schema if source is not None else None, own):

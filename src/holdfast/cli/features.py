@@ -207,8 +207,9 @@ def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_j
 @click.argument("sources", nargs=-1)
 @json_option
 def ingest_(sources: tuple[str, ...], as_json: bool) -> None:
-    """Pull SOURCES (every query of the project by default), validate what is new and make it the current version."""
+    """Pull SOURCES (every query and pattern of the project by default), validate what is new and make it the current version."""
     from holdfast.core.errors import NotFound
+    from holdfast.data import collect
     from holdfast.lifecycle import ingest
     from holdfast.workspace import Workspace
 
@@ -217,12 +218,12 @@ def ingest_(sources: tuple[str, ...], as_json: bool) -> None:
         for name in sources:
             if name not in known:
                 raise NotFound.among("source", name, known)
-        wanted = sources or [name for name, source in known.items() if source.url is not None]
+        wanted = sources or [name for name, source in known.items() if collect.is_gathered(source)]
         found = [ingest.bring(workspace, known[name], at=workspace.clock.now()) for name in wanted]
 
     def text() -> None:
         if not found:
-            say("the project has no source that is a query; name the sources to bring in")
+            say("the project has no source that is a query or a pattern; name the sources to bring in")
             return
         table(["source", "version", "rows", "bytes"], [[v.name, v.sha256[:12], v.rows, v.size] for v in found])
 

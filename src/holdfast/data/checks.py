@@ -63,6 +63,7 @@ def run(
     at: int | None = None,
     base: Path | None = None,
     beside: Sequence[Table] = (),
+    survey: bool = False,
 ) -> Checked:
     """Check table files against a schema.
 
@@ -71,6 +72,7 @@ def run(
         at: the instant (µs) freshness is judged at.
         base: the folder that messages name files below.
         beside: files that were let in before and stay: what must be unique is so over them too.
+        survey: also tell what the schema lets in and people should see once: constant and sparse columns.
     """
     findings: list[Finding] = []
     newest: list[int] = []
@@ -92,9 +94,11 @@ def run(
                 counted = tables.rows_of(connection, group)
                 rows |= counted
                 span = _values(connection, group, schema, sound, sum(counted.values()), _label(group, base), findings)
+                if survey:
+                    findings += _survey(connection, group, sound, sum(counted.values()), _label(group, base), findings)
                 keys += [(group, name) for name, column in sound.items() if column.unique]
             except duckdb.Error as error:
-                message = f"{_label(group, base)} cannot be read to its end: {str(error).splitlines()[0]}"
+                message = f"{_label(group, base)} cannot be read to its end: {tables.brief(error)}"
                 findings.append(Finding(check="readable", column=None, message=message, count=1, blocking=True))
                 continue
             if span is not None:
@@ -108,6 +112,17 @@ def run(
     last = max(newest, default=None)
     _freshness(last, schema, at, findings)
     return Checked(findings, rows, last, min(oldest, default=None))
+
+
+def _survey(
+    connection: duckdb.DuckDBPyConnection, group: Sequence[Table], sound: dict[str, Column], rows: int, label: str, told: Sequence[Finding],
+) -> list[Finding]:  # fmt: skip
+    table = group[0]
+    source = tables.relation([t.path for t in group], text=table.text, as_text=table.text)
+    known = {f.column for f in told if f.check in ("constant", "missing")}
+    # Cells of CSV are looked at as they are written.
+    columns = {n: "string" if table.text else table.columns[n] for n in sound if n not in known}
+    return suspects.idle(connection, source, columns, rows, label)
 
 
 def _label(group: Sequence[Table], base: Path | None) -> str:

@@ -82,10 +82,12 @@ def check(
     history: Sequence[int] | None = None,
     files: Sequence[Path] | None = None,
     at: int | None = None,
+    survey: bool = False,
 ) -> list[Finding]:
     """Check the table at ``path`` (or only ``files`` of it) against a schema of ours or a pandera schema.
 
-    ``history`` are the row counts of earlier deliveries; ``at`` is the instant freshness is judged at.
+    ``history`` are the row counts of earlier deliveries; ``at`` is the instant freshness is judged at; with ``survey``
+    constant and sparse columns are told even where the schema lets them in.
 
     Raises:
         BadData: there is no table to check.
@@ -94,7 +96,8 @@ def check(
     if not chosen:
         raise BadData(f"{path} holds no table to check", hint="parquet and CSV files can be checked")
     if isinstance(schema, TableSchema):
-        return run(chosen, schema, history=history or (), at=at, base=path if path.is_dir() else None).findings
+        base = path if path.is_dir() else None
+        return run(chosen, schema, history=history or (), at=at, base=base, survey=survey).findings
     from holdfast.data import declared
 
     return declared.check(chosen, schema, base=path if path.is_dir() else None)
@@ -332,7 +335,7 @@ def _first(place: Path, files: list[Path], rules: _Rules, at: int) -> Checked:
         return Checked(
             [*found, Finding(check="readable", column=None, message=error.message, count=1, blocking=True)], {}
         )
-    checked = run(files, schema, at=at, base=place if place.is_dir() else None)
+    checked = run(files, schema, at=at, base=place if place.is_dir() else None, survey=True)
     if not any(f.blocking for f in checked.findings):
         schemas.save(place, schema)
     return Checked([*found, *checked.findings], checked.rows, checked.newest, checked.oldest)

@@ -16,7 +16,7 @@ from holdfast.data.text import read as read_text
 MARKS = ("holdfast.toml", "definitions.py", ".holdfast")
 IGNORED_BY_DVC_FOLDER = "/config.local\n/tmp\n/cache\n"
 DVCIGNORE = "# Add patterns of files dvc should ignore, which could improve\n# the performance. Learn more at\n# https://dvc.org/doc/user-guide/dvcignore\n"
-_PLACES = frozenset({"url", "dir", "credentialpath", "keyfile", "cert_path", "key_path"})
+_PLACES = frozenset({"url", "dir", "credentialpath", "configpath", "keyfile", "cert_path", "key_path"})
 """Options that name a file or a folder; as with DVC, relative to the folder of the file they are written in."""
 LINK_TYPES = ("reflink", "hardlink", "symlink", "copy")
 

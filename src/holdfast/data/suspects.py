@@ -82,6 +82,49 @@ def near_keys(
     return found
 
 
+# --- columns that say little ------------------------------------------------------------------------------------------
+
+SPARSE = 0.05
+"""From this share of missing values on, a column is worth a look even where the schema lets them in."""
+
+
+def idle(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Mapping[str, str], rows: int, label: str
+) -> list[Finding]:
+    """Columns that have one value in every row, none at all, or many missing ones, at a first look: a schema that was inferred
+    from these very rows takes them for what is meant.
+
+    Args:
+        columns: name → kind, of the columns the schema has nothing against.
+    """
+    looked = [name for name, kind in columns.items() if kind not in ("nested", "bytes")]
+    if rows < 2 or not looked:
+        return []
+    said = {
+        name: f"CASE WHEN isnan({quote(name)}) THEN NULL ELSE {quote(name)} END"
+        if columns[name] == "float"
+        else quote(name)
+        for name in looked
+    }
+    listed = ", ".join(f"count({sql}), count({sql}) > 0 AND min({sql}) = max({sql})" for sql in said.values())
+    row = tables.one(connection, f"SELECT {listed} FROM {source}")
+    found = []
+    for at, name in enumerate(looked):
+        there, single = int(row[2 * at]), bool(row[2 * at + 1])
+        absent = rows - there
+        if single and not absent:
+            message = f"{label}: {name!r} has the same value in every row"
+            found.append(Finding(check="constant", column=name, message=message, count=rows, blocking=False))
+        elif absent >= SPARSE * rows:
+            rest = ", and the rest is one value" if single else ""
+            message = f"{label}: {absent} of {rows} values of {name!r} ({absent / rows:.2%}) are missing{rest}"
+            shown = examples(connection, f"SELECT * FROM {source} WHERE {said[name]} IS NULL LIMIT {EXAMPLES}", name)
+            found.append(
+                Finding(check="missing", column=name, message=message, count=absent, blocking=False, examples=shown)
+            )
+    return found
+
+
 # --- leakage ----------------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,8 @@ from typing import Any
 import duckdb
 
 from holdfast.core.errors import BadData
+from holdfast.data import dialect
+from holdfast.data.dialect import Dialect
 from holdfast.data.names import CSV, tables_in
 
 MEMORY = "1GB"
@@ -107,11 +109,19 @@ def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str) ->
     try:
         rows = connection.execute(f"DESCRIBE SELECT * FROM {relation([path], text=text)}").fetchall()
     except duckdb.Error as error:
+        wrong = dialect.odd_line(path, dialect.of(path)) if text else None
         raise BadData(
-            f"{name} cannot be read as a table: {str(error).splitlines()[0]}",
-            hint="was it cut off while it was written?",
+            f"{name} cannot be read as a table: {wrong or brief(error)}",
+            hint="mend the file" if wrong else "was it cut off while it was written?",
         ) from None
     return Table(path, {row[0]: kind(row[1]) for row in rows}, text)
+
+
+def brief(error: duckdb.Error) -> str:
+    """What DuckDB says is wrong, without the advice and without the row, which belongs in no record."""
+    lines = str(error).splitlines()
+    more = [line for line in lines[1:] if line.startswith("Expected Number of Columns") or "unicode" in line]
+    return ": ".join([lines[0], *more[:1]])
 
 
 def relation(paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None) -> str:
@@ -120,29 +130,28 @@ def relation(paths: Sequence[Path], *, text: bool = False, as_text: bool = False
     if not text:
         return f"read_parquet({_list(paths)}, hive_partitioning=false, union_by_name={'true' if len(paths) > 1 else 'false'}{options})"
     raw = ", all_varchar=true" if as_text else ""
-    groups: dict[str, list[Path]] = {}
+    groups: dict[Dialect, list[Path]] = {}
     for path in paths:
-        groups.setdefault(_packing(path), []).append(path)
+        groups.setdefault(dialect.of(path), []).append(path)
     read = [
-        f"read_csv({_list(group)}, header=true, sample_size=200000, nullstr=['', 'NA', 'NULL', 'null', 'NaN', 'nan'], "
-        f"compression={literal(packing)}{raw}{options}, union_by_name=true)"
-        for packing, group in groups.items()
+        f"read_csv({_list(group)}, {_header(how)}, skip={how.above}, delim={literal(how.separator)}, quote='\"', escape='\"', "
+        f"comment='', compression={literal(how.packing)}, sample_size=200000, "
+        f"nullstr={_texts(dialect.NULLS)}{raw}{options}, union_by_name=true)"
+        for how, group in groups.items()
     ]
     return read[0] if len(read) == 1 else "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {r}" for r in read) + ")"
 
 
+def _header(how: Dialect) -> str:
+    return f"header=false, names={_texts(how.names)}" if how.names else "header=true"
+
+
 def _list(paths: Sequence[Path]) -> str:
-    return "[" + ", ".join(literal(os.fspath(p)) for p in paths) + "]"
+    return _texts([os.fspath(p) for p in paths])
 
 
-def _packing(path: Path) -> str:
-    """How a CSV file is compressed, by its first bytes: in the cache its name does not say."""
-    try:
-        with path.open("rb") as f:
-            head = f.read(4)
-    except OSError:
-        return "auto"
-    return "gzip" if head[:2] == b"\x1f\x8b" else "zstd" if head == b"\x28\xb5\x2f\xfd" else "none"
+def _texts(values: Sequence[str]) -> str:
+    return "[" + ", ".join(map(literal, values)) + "]"
 
 
 def rows_of(connection: duckdb.DuckDBPyConnection, tables: Sequence[Table]) -> dict[Path, int]:

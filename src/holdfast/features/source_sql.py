@@ -106,11 +106,15 @@ class Relation:
                 raise NotFound(
                     f"source {self.source!r}: there is no {path.name}", hint="check its path, or pull its data"
                 )
-            kind = "csv" if path.name.lower().endswith((".csv", ".csv.gz", ".tsv")) else "parquet"
+            kind = (
+                "csv" if path.name.lower().endswith((".csv", ".tsv", ".csv.gz", ".tsv.gz", ".csv.zst")) else "parquet"
+            )
             groups.setdefault((kind, str(path.parent)), []).append(str(path))
         for (kind, _), paths in groups.items():
             listed = ", ".join(map(text, paths))
-            yield f"read_{kind}([{listed}], union_by_name=true)"
+            # Left to guess, the reader passes over the lines above the first one that fits its guess.
+            exact = ", header=true, skip=0, comment=''" if kind == "csv" else ""
+            yield f"read_{kind}([{listed}], union_by_name=true{exact})"
 
     def _describe(self, engine: Engine, part: str) -> dict[str, str]:
         try:
