@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.formats.test_hostile import node, safetensors, zipped
+from tests.formats.test_hostile_files import node, safetensors, zipped
 
 from holdfast.testing import hostile
 from holdfast.testing.format import package_of

@@ -64,7 +64,7 @@ class TestLightgbm(FormatContract):
 class TestSafetensors(FormatContract):
     @pytest.fixture
     def written(self) -> Written:
-        from tests.formats.test_hostile import safetensors
+        from tests.formats.test_hostile_files import safetensors
 
         weight, bias = RNG.normal(size=(1, 4)).astype("<f4"), np.array([0.3], dtype="<f4")
         header = {

@@ -154,7 +154,7 @@ def tree(learner: Any) -> Any:
     ],
 )
 def test_xgboost_documents_that_lie(tmp_path: Path, change: Any, error: Any) -> None:
-    from tests.formats.test_hostile import load
+    from tests.formats.test_hostile_files import load
 
     with pytest.raises(error):
         load(tmp_path, lie(change), says="xgboost", name="model.json", width=6)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.formats.test_hostile import digest
+from tests.formats.test_hostile_files import digest
 
 from holdfast import formats
 from holdfast.core.errors import BadInput

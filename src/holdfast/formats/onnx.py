@@ -35,7 +35,11 @@ class OnnxPredictor:
 
     def scores(self, matrix: Any) -> Any:
         feed = np.ascontiguousarray(matrix, dtype=self._dtype)
-        return shape_scores(self._run([self._output], {self._input: feed})[0], self._task)
+        try:
+            found = self._run([self._output], {self._input: feed})
+        except Exception as error:  # noqa: BLE001  what a graph does wrong shows only when it runs
+            raise BadInput(f"ONNX Runtime cannot run this model: {_line(error)}") from None
+        return shape_scores(found[0], self._task)
 
 
 def _score_output(outputs: list[Any], task: str) -> str:
