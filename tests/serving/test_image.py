@@ -217,9 +217,13 @@ def test_haproxy_before_replicas_that_come_and_go_fails_nobody(tmp_path: Path, m
         address = f"http://127.0.0.1:{port}"
         servers[0].until(lambda: _ready(address))
         with Asking(address, token) as asking:
-            for victim in (servers[0].state["replicas"][0], servers[1].state["replicas"][0]):
+            for server in servers:
+                (victim,) = server.state["replicas"]
                 os.kill(victim, signal.SIGKILL)
-                time.sleep(1.0)
+                # The other may only be killed once this one answers: two dead replicas are no service.
+                server.until(lambda server=server, victim=victim: server.state["replicas"] not in ([], [victim]))
+                server.until(lambda server=server: server.ask("GET", "/health/ready")[0] == 200)
+                time.sleep(1.0)  # for the balancer to see it too
             servers[1].process.send_signal(signal.SIGTERM)  # as a container is stopped
             servers[1].process.wait(30)
             time.sleep(0.5)

@@ -165,6 +165,8 @@ class Fleet:
                 await self.balancer.listener.drain()
             for task in tasks:
                 task.cancel()
+            # A lone replica has the socket too: once it takes no more, callers are to be refused, not left in the queue.
+            self._listen.close()
             await self._stop_workers()
             os.close(self._lifeline_end)
             os.close(self._lifeline)

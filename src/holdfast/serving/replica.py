@@ -36,6 +36,7 @@ from holdfast.serving.wire import TEXT, Limits, Listener, Request, Response, err
 
 POLL = 0.2
 FRESH = 1.0
+FIRST_LOOK = 10.0
 KEEP_WARM = 4
 HUNG = 3.0
 TIGHT = 0.9
@@ -131,6 +132,7 @@ class Replica:
         )
         self.predictions.crowd = lambda: len(self.listener.open)
         self.stopping: asyncio.Event | None = None
+        self._looked = asyncio.Event()
 
     def route(self, method: str, path: str, handler: Answering) -> None:
         """Add a route; a path that ends in ``/*`` takes everything below."""
@@ -329,8 +331,11 @@ class Replica:
                             if bringing is not None:
                                 bringing.cancel()
                             wanted, bringing = release, asyncio.ensure_future(self._bring(release))
+                        elif release is None:
+                            self._looked.set()
                 except Exception as problem:  # noqa: BLE001 - whatever is wrong with a release, the last one goes on answering
                     self._tell(_words(problem))
+                    self._looked.set()
                     again = time.monotonic() + RETRY_LOAD
                 if bringing is not None and bringing.done():
                     if not bringing.result():
@@ -348,6 +353,8 @@ class Replica:
         except Exception as problem:  # noqa: BLE001 - as above
             self._tell(_words(problem))
             return False
+        finally:
+            self._looked.set()
 
     # --- limits ---------------------------------------------------------------------------------------------------
 
@@ -545,6 +552,11 @@ class Replica:
             loop.add_reader(lifeline, self._parent_moved, lifeline)
         watcher = loop.create_task(self.watch())
         guarding = loop.create_task(self.guard_limits())
+        # Callers that come while a replica starts again wait in the socket's queue for its release, instead of hearing
+        # that there is none.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await self._looked.wait()
         self.listener.start()
         if isinstance(where, Path):
             where.unlink(missing_ok=True)
