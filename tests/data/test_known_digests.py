@@ -6,11 +6,14 @@ import os
 import time
 from array import array
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.data.conftest import fill
 
-from holdfast.data import checkout, hashing, snapshot, state, status, tree
+from holdfast.core.errors import Conflict
+from holdfast.data import cache as caches
+from holdfast.data import checkout, hashing, repository, snapshot, state, status, tree
 from holdfast.data.repository import Repository
 
 OLD = 1_000_000_000
@@ -117,3 +120,55 @@ def test_a_walk_leaves_no_descriptor_open(tmp_path: Path) -> None:
             tree.listing(tmp_path)
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert after == before
+
+
+@pytest.mark.parametrize("links", ["hardlink", "symlink"])
+def test_linked_data_is_known_after_it_was_added(repo: Repository, links: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repo.dvc / "config").write_text(f"[cache]\n    type = {links}\n")
+    repo = repository.open_at(repo.root)
+    data = repo.root / "data"
+    fill(data, {f"{at % 3}/{at}": str(at % 20).encode() for at in range(30)} | {"empty": b"", "other": b""})
+    _old(data)
+    snapshot.add(repo.root, data)
+    cache = caches.of(repo)
+    for file in data.rglob("*"):
+        if file.is_file() and file.stat().st_size:
+            stored = cache.path(hashing.md5_of(file.read_bytes()))
+            assert os.path.samefile(file, stored), "twins as well are one with their object"
+            assert file.is_symlink() == (links == "symlink")
+            assert os.stat(stored).st_mode & 0o777 == 0o444
+    assert not os.listdir(repo.cache / "holdfast-tmp")
+    time.sleep(2 * state.RACY_NS / 1e9)
+    assert status.outs(repo) == []
+    read = _reads(monkeypatch)
+    assert status.outs(repo) == []
+    assert read == []
+
+
+@pytest.mark.parametrize("links", ["hardlink", "symlink"])
+def test_a_file_written_to_between_its_hash_and_its_name_never_becomes_an_object(
+    repo: Repository, links: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repo.dvc / "config").write_text(f"[cache]\n    type = {links}\n")
+    repo = repository.open_at(repo.root)
+    data = repo.root / "data"
+    fill(data, {f"{at}": b"%d" % at for at in range(12)})
+    _old(data)
+    settle = caches.Cache._settle
+
+    def late(cache: caches.Cache, waiting: list[Any]) -> None:
+        if waiting:
+            (data / "3").write_bytes(b"written late")
+        settle(cache, waiting)
+
+    monkeypatch.setattr(caches.Cache, "_settle", late)
+    with pytest.raises(Conflict, match="data/3 changed"):
+        snapshot.add(repo.root, data)
+    monkeypatch.undo()
+    cache = caches.of(repo)
+    assert (data / "3").read_bytes() == b"written late"
+    assert not (repo.root / "data.dvc").exists()
+    assert len(cache.all()) == 11
+    assert all(hashing.md5_of(Path(cache.path(md5)).read_bytes()) == md5 for md5 in cache.all())
+    snapshot.add(repo.root, data)
+    assert status.outs(repo) == []

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-from holdfast.core.errors import BadConfig, Damaged, NotFound
-from holdfast.core.files import sync_all, sync_folder
+from holdfast.core.errors import BadConfig, Conflict, Damaged, NotFound
+from holdfast.core.files import sync_all
 from holdfast.data import hashing, manifest
 from holdfast.data.hashing import Digest
 from holdfast.data.repository import Repository
@@ -26,11 +27,21 @@ from holdfast.data.tree import signature
 READ_ONLY = 0o444
 TOGETHER = 4096
 """Objects that wait for one sync; what a kill can cost is so many temporary files."""
+LINKED = ("hardlink", "symlink")
+"""Ways of placing where a workspace file and its object are one."""
 _FICLONE = 0x40049409
 _COUNTER = itertools.count()
 _CANNOT_LINK = frozenset(
     {errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.EMLINK}
 )
+
+
+class _Waiting(NamedTuple):
+    """A complete file that is to be named; ``read_as`` is (size, mtime) where others may still write to it."""
+
+    temporary: str
+    final: str
+    read_as: tuple[int, ...] | None = None
 
 
 @dataclass
@@ -42,7 +53,7 @@ class Cache:
     """Where files that go to the workspace are made: a killed process must not leave its own files among the user's data."""
     _made: set[str] = field(default_factory=set)
     _near: dict[str, bool] = field(default_factory=dict)
-    _waiting: list[tuple[str, str]] | None = None
+    _waiting: list[_Waiting] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def path(self, md5: str, *, legacy: bool = False) -> str:
@@ -146,22 +157,21 @@ class Cache:
             os.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
-    def place(self, temporary: str, md5: str, *, legacy: bool = False, at_once: bool = False) -> None:
+    def place(self, temporary: str, md5: str, *, legacy: bool = False) -> None:
         """Give a complete, verified file its final name, once its bytes are on the disk: after a power cut a name never
-        stands for fewer bytes. Inside ``settling`` that waits for the others, unless it is needed ``at_once``."""
-        final = self.path(md5, legacy=legacy)
+        stands for fewer bytes. Inside ``settling`` that waits for the others."""
         os.chmod(temporary, READ_ONLY)
+        self._name(_Waiting(temporary, self.path(md5, legacy=legacy)))
+
+    def _name(self, one: _Waiting) -> None:
         waiting = self._waiting
-        if waiting is not None and not at_once:
-            with self._lock:
-                waiting.append((temporary, final))
-                if len(waiting) >= TOGETHER:
-                    self._settle(waiting)
+        if waiting is None:
+            self._settle([one])
             return
-        sync_all([temporary], str(self.root))
-        self._folder(os.path.dirname(final))
-        os.rename(temporary, final)
-        sync_folder(Path(final).parent)
+        with self._lock:
+            waiting.append(one)
+            if len(waiting) >= TOGETHER:
+                self._settle(waiting)
 
     @contextmanager
     def settling(self) -> Iterator[None]:
@@ -182,15 +192,22 @@ class Cache:
         with self._lock:
             self._settle(self._waiting or [])
 
-    def _settle(self, waiting: list[tuple[str, str]]) -> None:
+    def _settle(self, waiting: list[_Waiting]) -> None:
         if not waiting:
             return
-        sync_all([temporary for temporary, _ in waiting], str(self.root))
-        for temporary, final in waiting:
-            self._folder(os.path.dirname(final))
-            os.rename(temporary, final)
+        sync_all([one.temporary for one in waiting], str(self.root))
+        named: set[str] = set()
+        for one in waiting:
+            if one.final in named or (one.read_as is not None and _moment(os.stat(one.temporary)) != one.read_as):
+                os.unlink(one.temporary)
+                continue
+            if one.read_as is not None:
+                os.chmod(one.temporary, READ_ONLY)
+            self._folder(os.path.dirname(one.final))
+            os.rename(one.temporary, one.final)
+            named.add(one.final)
         # The names as well: what points at them is written next.
-        sync_all([final for _, final in waiting], str(self.root))
+        sync_all(list({os.path.dirname(final) for final in named}), str(self.root))
         waiting.clear()
 
     def put(self, data: bytes, md5: str, *, legacy: bool = False) -> None:
@@ -206,14 +223,15 @@ class Cache:
         self.place(temporary, md5, legacy=legacy)
 
     def take_in(self, path: str, links: tuple[str, ...], *, on_bytes: Callable[[int], None] | None = None) -> Digest:
-        """Hash a workspace file and have its bytes in the cache, by the first way of ``links`` that works.
+        """Hash a workspace file and have its bytes in the cache, by the first way of ``links`` that works. Where that is a
+        link, the file itself becomes the object; ``show`` then makes the workspace what it is to be.
 
         Raises:
             Conflict: the file changed meanwhile; nothing was stored.
         """
         size = os.stat(path).st_size
-        if size and links[0] in ("hardlink", "symlink"):
-            digest = self._adopt(path, links[0], on_bytes)
+        if size and links[0] in LINKED:
+            digest = self._adopt(path, on_bytes)
             if digest is not None:
                 return digest
         if size <= hashing.SMALL:
@@ -253,28 +271,38 @@ class Cache:
         self.put(data, md5)
         return Digest(md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777)
 
-    def _adopt(self, path: str, kind: str, on_bytes: Callable[[int], None] | None) -> Digest | None:
-        """Make the workspace file itself the object (or a link to it). None where the file system cannot."""
+    def _adopt(self, path: str, on_bytes: Callable[[int], None] | None) -> Digest | None:
+        """Make the workspace file itself the object. None where the file system cannot."""
         digest = hashing.digest(path, on_bytes=on_bytes)
-        final = self.path(digest.md5)
-        if not self.has(digest.md5):
-            temporary = self.temporary()
-            try:
-                os.link(path, temporary)
-            except OSError as error:
-                if error.errno in _CANNOT_LINK:
-                    return None
-                raise
-            os.chmod(temporary, READ_ONLY)
-            now = os.stat(temporary)
-            if (now.st_size, now.st_mtime_ns) != digest.stat[:2]:
-                os.unlink(temporary)
+        if self.has(digest.md5):
+            return digest
+        temporary = self.temporary()
+        try:
+            os.link(path, temporary)
+        except OSError as error:
+            if error.errno in _CANNOT_LINK:
                 return None
-            self.place(temporary, digest.md5, at_once=True)
-        if kind == "symlink" or not os.path.samefile(path, final):
+            raise
+        # Until it has its name the file may be written to: it is looked at once more before, and made read-only then.
+        self._name(_Waiting(temporary, self.path(digest.md5), digest.stat[:2]))
+        return digest
+
+    def show(self, path: str, digest: Digest, kind: str) -> Digest:
+        """Have a workspace file that was taken in be a link to its object.
+
+        Raises:
+            Conflict: the file changed after it was hashed; it stays as it is.
+        """
+        if not digest.size:
+            return digest  # as DVC: an empty file is not linked
+        final, status = self.path(digest.md5), os.stat(path)
+        if _moment(status) != digest.stat[:2] or not os.path.exists(final):
+            raise Conflict(f"{path} changed while it was read", hint="wait until it is written, then run again")
+        stored = os.stat(final)
+        linked = os.path.samestat(status, stored)
+        if kind == "symlink" or (not linked and status.st_dev == stored.st_dev):
             self.link_into(final, path, (kind, "copy"))
-        status = os.stat(path)
-        return Digest(digest.md5, digest.sha256, signature(status), digest.mode)
+        return Digest(digest.md5, digest.sha256, signature(os.stat(path)), digest.mode)
 
     # --- placing ---
 
@@ -284,6 +312,8 @@ class Cache:
         Raises:
             BadConfig: none of the configured ways works between these two places.
         """
+        if links and links[0] == "hardlink" and self._link_new(source, target):
+            return "hardlink"
         temporary = self.aside(target)
         for kind in links:
             try:
@@ -298,6 +328,17 @@ class Cache:
                 os.rename(temporary, target)
                 return kind
         raise BadConfig(f"none of cache.type {', '.join(links)} works for {target}", hint="add copy to cache.type")
+
+    def _link_new(self, source: str, target: str) -> bool:
+        """Hard-link where nothing is in the way, which is one step by itself."""
+        try:
+            if os.stat(source).st_size:
+                os.link(source, target)
+                return True
+        except OSError as error:
+            if error.errno != errno.EEXIST and error.errno not in _CANNOT_LINK:
+                raise
+        return False
 
     def _link(self, kind: str, source: str, temporary: str, executable: bool) -> bool:
         if kind == "hardlink" and os.stat(source).st_size == 0:
@@ -319,6 +360,10 @@ class Cache:
             finally:
                 os.close(fd)
         return True
+
+
+def _moment(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_size, status.st_mtime_ns
 
 
 def _names(folder: Path) -> list[str]:

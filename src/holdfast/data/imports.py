@@ -284,7 +284,8 @@ def _local(repo: Repository, source: Path, place: Path) -> dict[str, Any]:
         isexec = bool(digest.mode & 0o100)
         return {**pointers.fields(md5=digest.md5, size=digest.size, isexec=isexec), "path": place.name}
     found = tree.listing(source, ignore=ignore.below(repo.root, source) if source.is_relative_to(repo.root) else None)
-    digests = hashing.in_parallel(lambda path: cache.take_in(f"{source}/{path}", links), found.paths)
+    with cache.settling():
+        digests = list(hashing.in_parallel(lambda path: cache.take_in(f"{source}/{path}", links), found.paths))
     return _content(repo, {p: d.md5 for p, d in zip(found.paths, digests, strict=True)}, True, place)
 
 

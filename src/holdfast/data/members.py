@@ -75,10 +75,11 @@ def add(repo: Repository, place: Path, *, progress: Progress | None = None) -> C
         def work(path: str) -> hashing.Digest:
             return cache.take_in(str(place / path) if path else str(place), ("copy",))
 
-        for at, (path, digest) in enumerate(zip(ordered, hashing.in_parallel(work, ordered), strict=True), 1):
-            fresh[names[path]], sizes[names[path]] = digest.md5, digest.size
-            if progress is not None:
-                progress(at, len(ordered), names[path])
+        with cache.settling():
+            for at, (path, digest) in enumerate(zip(ordered, hashing.in_parallel(work, ordered), strict=True), 1):
+                fresh[names[path]], sizes[names[path]] = digest.md5, digest.size
+                if progress is not None:
+                    progress(at, len(ordered), names[path])
         gone = _below(members, inner)
         kept = {path: md5 for path, md5 in members.items() if path not in gone}
         size = out.size + sum(sizes.values()) if out.size is not None and not gone else None

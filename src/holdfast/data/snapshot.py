@@ -158,6 +158,11 @@ def take(
     base = str(place) + "/" if is_folder else str(place.parent) + "/"
     with keep.settling() if keep is not None else nullcontext():
         digests = _read(base, found, todo, keep, links, progress or _silent)
+    if keep is not None and links[0] in caches.LINKED:
+        # Now that the objects have their names. What was a link already was seen to while it was read.
+        for at, digest in digests.items():
+            if found.paths[at] not in found.links:
+                digests[at] = keep.show(base + found.paths[at], digest, links[0])
     index = _merge(found, known, reuse, digests)
     if is_folder:
         if named and (index.paths, index.md5, index.sha256) == (known.paths, known.md5, known.sha256):
