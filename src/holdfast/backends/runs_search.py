@@ -92,7 +92,8 @@ def where(
 ) -> Sql:
     """The conjunction of all clauses as SQL that starts with `` AND`` (empty for none)."""
     text, values = "", []
-    for clause in clauses:
+    # SQLite tries them in this order: what is equal to one value leaves fewer rows than what is above or below one.
+    for clause in sorted(clauses, key=lambda c: (c.kind != "attribute", c.comparator != "=", c.kind == "metric")):
         part, parameters = _clause(table, clause, dialect, datasets)
         text += f" AND {part}"
         values += parameters
