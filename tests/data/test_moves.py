@@ -12,7 +12,7 @@ from tests.data.conftest import commit, content, fill
 
 from holdfast.core.errors import BadInput, Conflict, Damaged, HoldfastError, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import checkout, gc, manifest, pointers, scrub, snapshot, status, transfer
+from holdfast.data import checkout, gc, manifest, pointers, repository, scrub, snapshot, status, transfer, unprotect
 from holdfast.data.repository import Repository
 
 FILES = {"a.bin": b"a" * 100, "sub/b.bin": b"b", "sub-1/ü d.bin": b"c" * 5000, "empty": b"", ".hidden": b"h"}
@@ -210,3 +210,37 @@ def test_a_version_has_both_names_after_a_checkout_too(repo: Repository) -> None
     (repo.root / "d" / "1").touch()
     again = snapshot.identify(repo.root / "d")
     assert (again.md5, again.sha256) == (added.md5, added.sha256)
+
+
+@pytest.mark.parametrize("links", ["hardlink", "symlink", "copy"])
+def test_linked_files_become_files_of_their_own_and_can_be_edited(repo: Repository, links: str) -> None:
+    (repo.dvc / "config").write_text(f"[cache]\n    type = {links}\n")
+    repo = repository.open_at(repo.root)
+    track(repo, FILES)
+    fill(repo.root, {"run.sh": b"#!/bin/sh\n"})
+    (repo.root / "run.sh").chmod(0o755)
+    snapshot.add(repo.root, Path("run.sh"))
+    own = repo.root / "data" / "own"
+    own.symlink_to(repo.root.parent)
+    linked = [f"data/{name}" for name, data in FILES.items() if data]
+    first = "data/sub/b.bin"
+    assert unprotect.unprotect(repo, [Path(first)]) == ([first] if links != "copy" else [])
+    rest = [] if links == "copy" else [*(name for name in linked if name != first), "run.sh"]
+    assert sorted(unprotect.unprotect(repo, [])) == sorted(rest)
+    assert unprotect.unprotect(repo, []) == [] and own.is_symlink() and status.outs(repo) == []
+    for name in FILES:
+        with (repo.root / "data" / name).open("r+b") as f:
+            f.write(b"edited in place")
+    assert os.access(repo.root / "run.sh", os.X_OK)
+    assert [s.path for s in status.outs(repo)] == ["data"]
+    assert scrub.scrub(repo).bad == []
+
+
+def test_what_a_link_led_to_is_gone(repo: Repository) -> None:
+    (repo.dvc / "config").write_text("[cache]\n    type = symlink\n")
+    repo = repository.open_at(repo.root)
+    fill(repo.root, {"x": b"x"})
+    snapshot.add(repo.root, Path("x"))
+    forget_cache(repo)
+    with pytest.raises(NotFound, match="x is a link to an object that is gone"):
+        unprotect.unprotect(repo, [])

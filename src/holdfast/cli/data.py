@@ -32,6 +32,7 @@ MOVES = {
     "import-url": "Track data of a URL or of another path, with its origin.",
     "update": "Bring imports to what their origin holds now.",
     "remove": "Stop tracking; the data stays.",
+    "unprotect": "Make linked files writable files of their own.",
     "migrate": "Bring data of DVC 2.x to 3.x.",
 }
 

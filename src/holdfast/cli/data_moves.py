@@ -390,11 +390,23 @@ def migrate(dvc_files: bool, dry_run: bool, as_json: bool) -> int:
     return 1 if done.skipped else 0
 
 
+@click.command()
+@paths
+@json_option
+def unprotect(targets: tuple[Path, ...], as_json: bool) -> None:
+    """Make files that are linked to the cache (TARGETS, or all) writable files of their own, to edit them in place."""
+    from holdfast.data import unprotect as unprotecting
+
+    done = unprotecting.unprotect(_repo(), targets)
+    emit(done, as_json=as_json, text=lambda: click.echo(f"{len(done)} files are their own now"))
+
+
 COMMANDS = {
     "import": import_,
     "import-url": import_url,
     "update": update,
     "remove": remove,
+    "unprotect": unprotect,
     "migrate": migrate,
     "push": push,
     "fetch": fetch,
