@@ -58,6 +58,7 @@ def join_labels(table: pa.Table, labels: pa.Table, label: Label, *, as_of: int) 
 
     Raises:
         NotFound: a key or label column is missing on one side.
+        BadData: a label is no number.
     """
     for side, where in ((table, "spine"), (labels, f"label source {label.source.name!r}")):
         for key in label.key:
@@ -73,7 +74,14 @@ def join_labels(table: pa.Table, labels: pa.Table, label: Label, *, as_of: int) 
         event = times_us(labels[label.source.timestamp]) if label.source.timestamp else known[keep]
         order = np.lexsort((known[keep], event))
         labels = labels.take(pa.array(order))
-    values = np.asarray(labels[label.column].cast(pa.float64()).to_numpy(zero_copy_only=False))
+    try:
+        values = np.asarray(labels[label.column].cast(pa.float64()).to_numpy(zero_copy_only=False))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        some = labels[label.column].drop_null().slice(0, 1).to_pylist()
+        raise BadData(
+            f"the label {label.column!r} of source {label.source.name!r} is no number: {some[0] if some else ''!r}",
+            hint="give classes as numbers, 0, 1, 2 …: one more column of the source",
+        ) from None
     index = _last_position(labels, table, label)
     found = np.where(index >= 0, values[index] if len(values) else np.nan, np.nan)
     return table.append_column(LABEL, pa.array(found, type=pa.float64(), from_pandas=True))
