@@ -12,6 +12,7 @@ import pytest
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
 from holdfast.core import definitions as d
 from holdfast.core.errors import BadData, NotFound
+from holdfast.features import journal
 from holdfast.features.lookup import Lookup, compile_plan
 from holdfast.features.push import Pusher
 
@@ -96,6 +97,23 @@ def test_what_cannot_be_followed_changes_nothing(tmp_path: Path, online: Embedde
         assert ask(online, COUNTS)["counts__n_count_1d"] == 2 and ask(online, NEWEST) == {"newest__n": 2}
         with pytest.raises(NotFound):
             pusher.push("text", event(3), arrived=3)
+
+
+def test_the_journal_does_not_grow_for_ever(
+    tmp_path: Path, online: EmbeddedOnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "SEGMENT_BYTES", 400)
+    folder = tmp_path / "features" / "journal"
+    with Pusher(tmp_path, online, [COUNTS], durable=False) as pusher:
+        for n in range(1, 101):
+            pusher.push("s", event(n), arrived=n)
+            if pusher.full:
+                pusher.land()
+            assert len(journal.segments(folder)) <= 3
+        assert journal.segments(folder)[0] > 5
+        pusher.follow([COUNTS, NEWEST])
+        assert ask(online, NEWEST) == {"newest__n": 100}
+        assert ask(online, COUNTS) == {"counts__n_count_1d": 100, "counts__n_sum_1d": 5050.0}
 
 
 def test_pushes_go_on_while_definitions_change(tmp_path: Path, online: EmbeddedOnlineStore) -> None:

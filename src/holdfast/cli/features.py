@@ -141,11 +141,12 @@ def push(source: str, file: str) -> None:
     from pathlib import Path
 
     from holdfast.features.push import Pusher
+    from holdfast.lifecycle import live
     from holdfast.workspace import Workspace
 
     with Workspace.open() as workspace:
         rows = _read_rows(workspace, Path(file))
-        with Pusher(workspace.home, workspace.online, list(workspace.project().views.values())) as pusher:
+        with Pusher(workspace.home, workspace.online, live.views(workspace)) as pusher:
             count = pusher.push(source, rows, arrived=workspace.clock.now())
     say(f"{count} rows pushed to {source}")
 

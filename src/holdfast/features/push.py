@@ -258,6 +258,11 @@ class Pusher:
                 batch += self._writes([plan], _as_read(plan, rows), arrived, meta)
             self._online.update(batch, meta=meta)
 
+    @property
+    def full(self) -> bool:
+        """Whether a whole segment of the journal could be landed and dropped."""
+        return len(journal.segments(self.home / "journal")) > 2
+
     def land(self) -> Mapping[str, list[str]]:
         """Write pushed rows as parquet now, and drop journal segments that are landed and applied."""
         with self._replay_lock:

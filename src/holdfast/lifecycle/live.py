@@ -12,9 +12,11 @@ import msgspec
 
 from holdfast.core.errors import NotFound
 from holdfast.core.records import Arm, Json, Release
-from holdfast.lifecycle import release
+from holdfast.features import view
+from holdfast.lifecycle import ingest, release
 
 if TYPE_CHECKING:
+    from holdfast.core.definitions import FeatureView
     from holdfast.workspace import Workspace
 
 
@@ -49,6 +51,13 @@ def refresh(ws: Workspace) -> dict[str, Json]:
             if known.get(key) != uses:
                 tx.put(release.LIVE_FEATURES, key, uses)
     return wanted
+
+
+def views(ws: Workspace) -> list[FeatureView]:
+    """Every version of a view that pushes go to: those the project defines, and the older ones in use."""
+    project_views = ingest.all_views(ws.project())
+    refresh(ws)
+    return view.live_views(ws.ledger, project_views)
 
 
 def _before(ws: Workspace, current: Release) -> Arm | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 6566
 LOOK_EVERY = 1.0
-"""Seconds between two looks at what is applied."""
+"""Seconds between two looks at what is applied, and at whether pushed rows are to be landed."""
+log = logging.getLogger("holdfast.features.server")
 
 
 def role_of(method: str, path: str) -> access.Role | None:
@@ -132,9 +134,7 @@ def rebuild(workspace: Workspace, *, end: int, progress: Progress | None = None)
     Raises:
         Conflict: a feature server or another pusher is running.
     """
-    project_views = ingest.all_views(workspace.project())
-    live.refresh(workspace)
-    every = view_module.live_views(workspace.ledger, project_views)
+    every = live.views(workspace)
     with Pusher(workspace.home, workspace.online, every):
         pass  # nobody else pushes here; a store that cannot be opened has said so
     workspace.online.clear()
@@ -176,7 +176,7 @@ def run(workspace: Workspace, *, host: str | None, port: int | None, read_only: 
             click.echo(f"features on {address}", err=True)
             about = msgspec.json.encode({"address": address, "pid": os.getpid()})
             files.write(workspace.path("run", "features.json"), about)
-            _run(_serve(server, place))
+            _run(_serve(server, place, pusher))
     finally:
         if pusher is not None:
             pusher.close()
@@ -211,24 +211,29 @@ def _listening(host: str, port: int) -> socket.socket:
     return place
 
 
-async def _serve(server: FeatureServer, place: socket.socket) -> None:
+async def _serve(server: FeatureServer, place: socket.socket, pusher: Pusher | None) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
 
-    async def follow() -> None:
+    async def tend() -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
             await server.renew()
+            if pusher is not None and pusher.full:
+                try:
+                    await asyncio.to_thread(pusher.land)
+                except Exception:  # the journal keeps what could not be landed
+                    log.exception("pushed rows could not be landed")
 
-    following = loop.create_task(follow())
+    tending = loop.create_task(tend())
     listener = Listener(server.handle, limits=LIMITS, on_refused=server.counts.refuse)
     listener.start()
     accepting = await loop.create_server(listener.connection, sock=place, backlog=2048)
     await stopping.wait()
     accepting.close()
     await listener.drain()
-    following.cancel()
+    tending.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await following
+        await tending
