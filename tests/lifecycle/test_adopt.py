@@ -36,6 +36,7 @@ Y = (X[:, 0] + X[:, 1] + 0.3 * RNG.normal(size=400) > 0).astype(int)
 
 @pytest.fixture
 def ws(tmp_path: Path) -> Any:
+    (tmp_path / "project").mkdir()
     with Workspace.open(tmp_path / "project") as opened:
         lines = [
             f"{i},{b!r},{a!r},{y},2026-01-{1 + i % 9:02d}T00:00:00Z"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,10 +12,10 @@ import pytest
 import holdfast as hf
 from holdfast.core.errors import Conflict, NotApproved, NotFound
 from holdfast.core.identity import DAY, HOUR
-from holdfast.core.records import LabelRecord, ModelVersion, Package, Verdict
-from holdfast.lifecycle import release, rollouts, way_back
+from holdfast.core.records import Evidence, LabelRecord, ModelVersion, Package, Verdict
+from holdfast.lifecycle import approval, release, rollouts, way_back
+from holdfast.registry import live_verdicts, versions
 from holdfast.registry import package as packages
-from holdfast.registry import versions
 from holdfast.serving import journal
 from holdfast.validation.rules import digest_of
 from holdfast.workspace import Workspace
@@ -71,7 +72,7 @@ def version(
         versions.attach_verdict(ws.ledger, found, at=T0, actor="t")
     if smoke:
         with ws.ledger.transaction() as tx:
-            tx.put(release.SMOKES, f"s/{made.content}", {"outcome": smoke})
+            tx.put(approval.SMOKES, f"s/{made.content}", {"outcome": smoke})
     return made
 
 
@@ -158,6 +159,27 @@ def test_a_good_challenger_takes_each_step_and_becomes_champion(ws, monkeypatch)
     assert [w for _, w in seen[:2]] == [50.0, 0.0] and seen[-1][0] == "promoted"
     assert versions.get(ws.ledger, "m", 2).stage == "Production"
     assert versions.get(ws.ledger, "m", 1).stage == "Archived"
+
+
+def test_what_live_traffic_said_stays_with_the_version(ws, monkeypatch):
+    """The verdict that ended each step and its evidence, also of the one that was sent back; a new name takes them along."""
+    live_champion(ws)
+    for challenger, number in (("good", 2), ("slow", 3)):
+        log(monkeypatch, challenger=challenger, version=number)
+        rollouts.begin(ws, SERVICE, version(ws), at=T0)
+        rollouts.advance(ws, SERVICE, now=T0)
+        walk(ws, hours=3)
+    good, slow = (live_verdicts.of(ws.ledger, "m", n, content=versions.get(ws.ledger, "m", n).content) for n in (2, 3))
+    assert [(v.step, v.weight, v.verdict.outcome) for v in good] == [("canary", 10.0, "pass"), ("canary", 50.0, "pass")]
+    assert [(v.step, v.weight, v.verdict.outcome) for v in slow] == [("canary", 10.0, "fail")]
+    for one in (*good, *slow):
+        kept = msgspec.json.decode(ws.objects.get(one.verdict.evidence), type=list[Evidence])
+        assert {e.layer for e in kept} == {"live"} and {r.check for r in one.verdict.results} <= {e.check for e in kept}
+    assert live_verdicts.of(ws.ledger, "m", 2, content="other bytes") == []
+    with ws.ledger.transaction() as tx:
+        live_verdicts.rename(tx, "m", "renamed")
+    moved = live_verdicts.of(ws.ledger, "renamed", 2, content=good[0].verdict.content)
+    assert [v.verdict.model for v in moved] == ["renamed", "renamed"]
 
 
 @pytest.mark.parametrize(("task", "check"), [("binary", "live(roc_auc_drop)"), ("regression", "live(r2_drop)")])

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from holdfast.core.errors import HoldfastError, NotApproved
-from holdfast.core.records import Release, Verdict
+from holdfast.core.records import Arm, Release, Verdict
 from holdfast.lifecycle import approval, release, rollouts, way_back
 from holdfast.protocols.mlflow import app as mlflow
 from holdfast.registry import pointers, versions
@@ -131,7 +131,7 @@ def test_a_release_file_by_another_hand_is_not_read(ws: Workspace) -> None:
     world.arm(ws, world.failing, "registered")
     release.project_files(ws, "fraud")
     forged = Release(
-        service="fraud", model="fraud", environment="production", sequence=99, champion=release.Arm(version=2, content=world.content(ws), weight=100.0)
+        service="fraud", model="fraud", environment="production", sequence=99, champion=Arm(version=2, content=world.content(ws), weight=100.0)
     )  # fmt: skip
     target = release_file.path(ws.home / "releases", "fraud", "production")
     target.write_bytes(

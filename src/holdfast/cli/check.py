@@ -108,7 +108,7 @@ def card_page(ws: Workspace, version: ModelVersion, verdict: Verdict | None, tas
     from holdfast.core.errors import NotFound
     from holdfast.core.records import Evidence
     from holdfast.lifecycle import decision, outside
-    from holdfast.registry import card, waivers
+    from holdfast.registry import card, live_verdicts, waivers
 
     kept = (
         msgspec.json.decode(ws.objects.get(verdict.evidence), type=list[Evidence])
@@ -120,5 +120,6 @@ def card_page(ws: Workspace, version: ModelVersion, verdict: Verdict | None, tas
     except NotFound:
         why = None
     waived = waivers.active(ws.ledger, version.name, version.version, at=ws.clock.now())
+    live = live_verdicts.of(ws.ledger, version.name, version.version, content=version.content)
     package = outside.manifest(ws, version, columns=[], task=task)
-    return card.html(version, package, verdict, kept, decision=why, waived=waived)
+    return card.html(version, package, verdict, kept, decision=why, waived=waived, live=live)

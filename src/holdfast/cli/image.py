@@ -44,7 +44,7 @@ def image(
     tag: str | None,
 ) -> None:
     """Write a container build context for MODEL@VERSION into TARGET: the model, a lock, a non-root Dockerfile."""
-    from holdfast.core.errors import Conflict
+    from holdfast.core.errors import Conflict, Refused
     from holdfast.lifecycle import approval
     from holdfast.registry import package as packages
     from holdfast.registry import versions
@@ -64,6 +64,11 @@ def image(
         package = packages.load(workspace.objects, found.content)
         # The lock pins what is installed here: the container could not serve it otherwise either.
         environment.check(package)
+        if package.format in ("pickle", "mlflow_pyfunc"):
+            raise Refused(
+                f"{found.name}@{found.version} runs code that only this store vouches for, and an image is another place",
+                hint="make it of parts that a safe format holds, or export it to ONNX (docs/formats.md)",
+            )
         pins = environment.closure(environment.roots(package))
         if wheel is not None:
             pins.pop("holdfast", None)

@@ -160,13 +160,14 @@ def show(reference: str, as_json: bool) -> None:
     import msgspec
 
     from holdfast.core.errors import BadInput, NotFound
-    from holdfast.registry import foreign, versions, waivers
+    from holdfast.registry import foreign, live_verdicts, versions, waivers
     from holdfast.validation import render
 
     with _workspace() as workspace:
         version = versions.resolve(workspace.ledger, reference)
         verdict = versions.verdict(workspace.ledger, version.name, version.version)
         waived = waivers.active(workspace.ledger, version.name, version.version, at=workspace.clock.now())
+        live = live_verdicts.of(workspace.ledger, version.name, version.version, content=version.content)
         policy = terms_of(workspace, version.name).policy
         try:
             files = foreign.files_of(workspace.objects, version.content)
@@ -176,6 +177,7 @@ def show(reference: str, as_json: bool) -> None:
         **msgspec.to_builtins(version),
         "policy": policy,
         "verdict": msgspec.to_builtins(verdict),
+        "live": msgspec.to_builtins(live),
         "waivers": msgspec.to_builtins(waived),
         "files": msgspec.to_builtins(files),
     }
@@ -199,6 +201,12 @@ def show(reference: str, as_json: bool) -> None:
                 click.echo(f"  {label:13} {shown}")
         if verdict:
             table(render.HEADERS, render.rows(verdict))
+        for one in live:
+            click.secho(
+                f"{one.step} at {one.weight:g} % on {one.service}: {one.verdict.outcome} ({_when(one.verdict.at)})",
+                bold=True,
+            )
+            table(render.HEADERS, render.rows(one.verdict))
         if waived:
             told = [[w.check, w.group, w.by, _when(w.until), w.reason] for w in waived]
             table(["waived", "group", "by", "until", "why"], told)

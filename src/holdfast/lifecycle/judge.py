@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from holdfast.core.definitions import Service
-from holdfast.core.records import Rollout, Verdict
+from holdfast.core.records import Evidence, Rollout, Verdict
 from holdfast.lifecycle.approval import SMOKES
 from holdfast.lifecycle.release import current
 
@@ -13,14 +14,24 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 
-def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tuple[str | None, list[str]]:
+class Judged(NamedTuple):
+    """What a step is judged: its outcome (None: nothing was seen yet), what kept it from passing, and, where live traffic
+    was measured, the verdict and its evidence."""
+
+    outcome: str | None
+    why: Sequence[str] = ()
+    verdict: Verdict | None = None
+    evidence: Sequence[Evidence] = ()
+
+
+def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> Judged:
     """The verdict over the present step: smoke from its record, the others from live evidence by the gate's ``decide``."""
     step = rollout.plan[rollout.step]["step"]
     if step == "smoke":
         record = ws.ledger.get(SMOKES, f"{service.name}/{rollout.content}")
-        return (record["outcome"], []) if record else (None, [])
+        return Judged(record["outcome"] if record else None)
     if step == "champion":
-        return "pass", []
+        return Judged("pass")
     import pyarrow.compute as pc
 
     from holdfast.monitoring import labels
@@ -30,7 +41,7 @@ def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tup
 
     predictions = journal.read(ws.home / "predictions" / service.name, since=rollout.entered, until=now)
     if predictions.num_rows == 0:
-        return None, ["no predictions since the step began"]
+        return Judged(None, ["no predictions since the step began"])
     challenger = _side(predictions, "shadow" if step == "shadow" else "challenger", rollout.version)
     champion = _side(predictions, "champion", None)
     truth = labels.LabelStore(ws.home / "labels" / service.name).read()
@@ -53,7 +64,7 @@ def judge(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> tup
         content=rollout.content,
         at=now,
     )
-    return verdict.outcome, named(verdict)
+    return Judged(verdict.outcome, named(verdict), verdict, evidence)
 
 
 def named(verdict: Verdict) -> list[str]:

@@ -10,12 +10,12 @@ import msgspec
 
 from holdfast.core.definitions import Service
 from holdfast.core.errors import NotApproved, NotFound
-from holdfast.core.identity import new_id
+from holdfast.core.identity import canonical, new_id
 from holdfast.core.ports import Ledger, LedgerTransaction
 from holdfast.core.records import ABTest, Arm, ModelVersion, Release, Rollout
 from holdfast.lifecycle import approval
 from holdfast.lifecycle.durable import Joined
-from holdfast.lifecycle.judge import judge
+from holdfast.lifecycle.judge import Judged, judge
 from holdfast.lifecycle.release import (
     RELEASES,
     ROLLOUTS,
@@ -27,6 +27,7 @@ from holdfast.lifecycle.release import (
     require_production,
     rollout_of,
 )
+from holdfast.registry import live_verdicts
 from holdfast.registry.approval import Terms
 
 if TYPE_CHECKING:
@@ -81,13 +82,13 @@ def advance(ws: Workspace, service: Service, *, now: int) -> Rollout | None:
         # What it began with may have been taken back since: a verdict, a waiver's time, the version itself.
         lacking = _lacking(ws, service, rollout, now=now)
         if lacking:
-            return _apply(ws, service, rollout, steps.Move("abort", 0.0, rollout.step, lacking), [], now=now)
-        outcome, why = judge(ws, service, rollout, now=now)
-        move = steps.next(rollout, outcome, now)  # type: ignore[arg-type]
+            return _apply(ws, service, rollout, steps.Move("abort", 0.0, rollout.step, lacking), now=now)
+        judged = judge(ws, service, rollout, now=now)
+        move = steps.next(rollout, judged.outcome, now)  # type: ignore[arg-type]
         try:
-            rollout = _apply(ws, service, rollout, move, why, now=now)
+            rollout = _apply(ws, service, rollout, move, judged, now=now)
         except NotApproved as error:  # taken back between the question above and the move
-            return _apply(ws, service, before, steps.Move("abort", 0.0, before.step, error.message), [], now=now)
+            return _apply(ws, service, before, steps.Move("abort", 0.0, before.step, error.message), now=now)
         if move.action != "advance" or rollout.step == before.step:
             return rollout
         if rollout.plan[rollout.step]["step"] in ("canary", "shadow"):
@@ -105,8 +106,12 @@ def _lacking(ws: Workspace, service: Service, rollout: Rollout, *, now: int) -> 
     return f"{version.name}@{version.version} lost its approval: {lacking[0]}"
 
 
-def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: list[str], *, now: int) -> Rollout:
-    """Carry a move out: the rollout's state and the release change in one transaction, then the files follow."""
+def _apply(
+    ws: Workspace, service: Service, rollout: Rollout, move: Any, judged: Judged | None = None, *, now: int
+) -> Rollout:
+    """Carry a move out: the rollout's state, the release and the verdict that ended the step change in one transaction, then
+    the files follow."""
+    why = judged.why if judged is not None else ()
     status = {
         "promote": "promoted",
         "rollback": "rolled back",
@@ -124,7 +129,10 @@ def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: li
     )  # fmt: skip
     arm = Arm(version=rollout.version, content=rollout.content, weight=move.weight)
     under, of_model = approval.terms_of(ws, service), approval.terms_of_model(ws, rollout.model, service)
+    ended = _ended(ws, rollout, judged) if judged is not None and move.action != "hold" else None
     with ws.ledger.transaction() as tx:
+        if ended is not None:
+            live_verdicts.attach(tx, ended, number=rollout.step, at=now, actor=ws.actor)
         row = tx.get(RELEASES, f"{service.name}/production")
         live = msgspec.convert(row, Release) if row else None
         base = live or Release(
@@ -191,6 +199,17 @@ def _apply(ws: Workspace, service: Service, rollout: Rollout, move: Any, why: li
     return after
 
 
+def _ended(ws: Workspace, rollout: Rollout, judged: Judged) -> live_verdicts.LiveVerdict | None:
+    """What live traffic said at the end of a step, its evidence stored by its digest; None where none was measured."""
+    if judged.verdict is None:
+        return None
+    ws.objects.put(canonical([msgspec.to_builtins(e) for e in judged.evidence]))
+    plan = rollout.plan[rollout.step]
+    return live_verdicts.LiveVerdict(
+        service=rollout.service, step=plan["step"], weight=float(plan.get("weight", 0.0)), verdict=judged.verdict
+    )
+
+
 def approve_champion(ws: Workspace, tx: LedgerTransaction, rollout: Rollout | ABTest, *, under: Terms, at: int) -> None:
     """Move stage Production and alias champion to the version that now answers, in the transaction that lets it answer;
     archive the one before. ``under`` are the model's terms (``approval.terms_of_model``).
@@ -237,5 +256,5 @@ def end(ws: Workspace, service: Service, action: str, *, at: int, reason: str) -
         raise NotFound(f"no rollout of {service.name!r} is under way", hint="`holdfast deploy NAME@VERSION` starts one")
     if action == "promote":
         require_production(ws, service, versions.get(ws.ledger, rollout.model, rollout.version), at=at)
-        return _apply(ws, service, rollout, Move("promote", 100.0, len(rollout.plan) - 1, reason), [], now=at)
-    return _apply(ws, service, rollout, Move("abort", 0.0, rollout.step, reason), [], now=at)
+        return _apply(ws, service, rollout, Move("promote", 100.0, len(rollout.plan) - 1, reason), now=at)
+    return _apply(ws, service, rollout, Move("abort", 0.0, rollout.step, reason), now=at)

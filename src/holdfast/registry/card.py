@@ -11,6 +11,7 @@ from typing import Any
 
 from holdfast.core.identity import iso
 from holdfast.core.records import Evidence, Json, ModelVersion, Package, RuleOutcome, Verdict, Waiver
+from holdfast.registry.live_verdicts import LiveVerdict
 from holdfast.registry.plots import GREY, INK, OTHER, Line, Span, forest, square
 
 _STYLE = """
@@ -31,6 +32,7 @@ def html(
     *,
     decision: Json | None = None,
     waived: Sequence[Waiver] = (),
+    live: Sequence[LiveVerdict] = (),
 ) -> str:
     """The page for a version: verdict by layer, plots, groups, slices, against the champion, why, inputs, origin."""
     curves = next((e.details for e in evidence if e.check == "curves"), {})
@@ -43,6 +45,7 @@ def html(
         f"<p>{escape(version.description)}</p>" if version.description else "",
         _verdict(verdict, evidence),
         _waivers(waived),
+        _live(live),
         _figures(curves),
         _champion(curves.get("champion")),
         _groups(evidence, verdict),
@@ -62,14 +65,29 @@ def _verdict(verdict: Verdict | None, evidence: Sequence[Evidence]) -> str:
     if verdict is None:
         return "<h2>Gate</h2><p class=hold>This version has not been measured.</p>"
     layers = {(e.check, e.group): e.layer for e in evidence}
+    table = _results(verdict, layers)
+    return f"<h2>Gate: {escape(verdict.outcome)}</h2><p>{escape(iso(verdict.at))}</p>{table}"
+
+
+def _results(verdict: Verdict, layers: Mapping[tuple[str, str | None], str]) -> str:
+    """One row per result; ``layers`` by check and group."""
     rows = [
         [f"<td class={_css(r)}>{escape('waived' if r.waived_by else r.outcome if r.counts else 'note')}</td>", r.check,
          layers.get((r.check, r.group), ""), r.group or "", _number(r.figure), _interval(r.low, r.high), r.n,
          r.message + (f" (waived by {r.waived_by})" if r.waived_by else "")]
         for r in verdict.results
     ]  # fmt: skip
-    table = _table(("outcome", "check", "layer", "group", "figure", "interval", "n", ""), rows, wide=True)
-    return f"<h2>Gate: {escape(verdict.outcome)}</h2><p>{escape(iso(verdict.at))}</p>{table}"
+    return _table(("outcome", "check", "layer", "group", "figure", "interval", "n", ""), rows, wide=True)
+
+
+def _live(live: Sequence[LiveVerdict]) -> str:
+    """What ended each step of the version's rollouts."""
+    parts = []
+    for one in live:
+        told = f"{one.step} at {one.weight:g} % on {one.service}: {one.verdict.outcome}, {iso(one.verdict.at)}"
+        layers = {(r.check, r.group): "live" for r in one.verdict.results}
+        parts.append(f"<h3>{escape(told)}</h3>{_results(one.verdict, layers)}")
+    return f"<h2>Live</h2>{''.join(parts)}" if parts else ""
 
 
 def _waivers(waived: Sequence[Waiver]) -> str:

@@ -14,7 +14,7 @@ import msgspec
 from holdfast.core.errors import Conflict, NotFound
 from holdfast.core.ports import Ledger, LedgerTransaction
 from holdfast.core.records import ModelVersion
-from holdfast.registry import versions, waivers
+from holdfast.registry import live_verdicts, versions, waivers
 from holdfast.registry.approval import Terms, missing, not_approved, terms
 from holdfast.registry.names import (
     ACTIVE_STAGES,
@@ -182,6 +182,7 @@ def rename(
             for waiver_key, waiver in tx.scan(waivers.WAIVERS, prefix=row_key + "/"):
                 tx.delete(waivers.WAIVERS, waiver_key)
                 tx.put(waivers.WAIVERS, new_name + waiver_key[len(name) :], {**waiver, "model": new_name})
+        live_verdicts.rename(tx, name, new_name)
         after = msgspec.structs.replace(model, name=new_name, last=last, updated=at)
         tx.put(MODELS, new_name, msgspec.to_builtins(after))
         stone = versions.RegisteredModel(name=name, last=model.last, at=model.at, updated=at, deleted=True)
