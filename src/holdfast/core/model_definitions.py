@@ -68,11 +68,20 @@ class Threshold:
         return {"at": self.at, "miss": self.miss, "false_alarm": self.false_alarm}
 
 
+MEASURED = {
+    "binary": ("roc_auc", "average_precision", "log_loss", "brier"),
+    "multiclass": ("accuracy", "log_loss"),
+    "regression": ("rmse", "mae", "r2"),
+}
+"""What each candidate is measured by on the tune stretch, by task; the first is what is chosen by where nothing is said."""
+
+
 @dataclass(frozen=True, eq=False)
 class Model(Definition):
     """A training function and what it is fed. Called as ``function(data, params)`` with ``data.X`` (DataFrame or
     array), ``data.y``; returns a fitted estimator. None where the model is made elsewhere. ``candidates`` is a list of
-    overrides of ``params``: each is trained, the best by ``select`` on the tune stretch is registered. ``pickled``: where no
+    overrides of ``params``: each is trained, the best by ``select`` on the tune stretch is registered (by default roc_auc,
+    accuracy or rmse, as the task asks). ``pickled``: where no
     safe format holds the estimator, keep a pickle, signed with the store's key; other stores will not load it."""
 
     name: str
@@ -84,7 +93,7 @@ class Model(Definition):
     candidates: Sequence[Mapping[str, Any]] = ({},)
     split: TimeSplit = field(default_factory=TimeSplit)
     threshold: Threshold = field(default_factory=lambda: Threshold(at=0.5))
-    select: str = "roc_auc"
+    select: str = ""
     task: Literal["binary", "multiclass", "regression"] = "binary"
     seed: int = 42
     group: str | None = None
@@ -94,6 +103,17 @@ class Model(Definition):
         check_name(self.name, "model")
         if self.spine is not None and self.spine.timestamp is None:
             raise BadDefinition(f"the spine of model {self.name!r} has no timestamp column")
+        if self.task not in MEASURED:
+            raise BadDefinition(
+                f"model {self.name!r} has task {self.task!r}", hint=f"use one of: {', '.join(MEASURED)}"
+            )
+        if not self.select:
+            object.__setattr__(self, "select", MEASURED[self.task][0])
+        elif self.select not in MEASURED[self.task]:
+            raise BadDefinition(
+                f"a {self.task} model cannot be chosen by {self.select!r}",
+                hint=f"use one of: {', '.join(MEASURED[self.task])}",
+            )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.function is None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from holdfast.core.definitions import Model, Threshold
 from holdfast.core.errors import BadDefinition, HoldfastError
+from holdfast.core.model_definitions import MEASURED
 from holdfast.core.ports import Launcher
 from holdfast.core.records import Record
 
@@ -143,12 +144,7 @@ def choose_threshold(scores: Array, y: Array, threshold: Threshold) -> tuple[flo
 def _metrics(task: str, scores: Array, y: Array) -> dict[str, float]:
     from holdfast.stats import metrics
 
-    names = {
-        "binary": ("roc_auc", "average_precision", "log_loss", "brier"),
-        "multiclass": ("accuracy", "log_loss"),
-        "regression": ("mae", "rmse", "r2"),
-    }[task]
-    return {name: float(metrics.compute(name, y, scores)) for name in names}
+    return {name: float(metrics.compute(name, y, scores)) for name in MEASURED[task]}
 
 
 def _scores(estimator: Any, rows: Array, task: str) -> Array:
@@ -182,8 +178,9 @@ def _child(job: Path) -> None:
         metrics = _metrics(model.task, scores, arrays["y_tune"])
         fitted.append((estimator, Candidate(params=params, metrics=metrics, seconds=seconds), scores))
         print(f"candidate {params}: {metrics} in {seconds:.1f} s", flush=True)  # noqa: T201  (the job's log)
-    ranked = [c.metrics.get(model.select, float("nan")) * (-1 if lower_is_better else 1) for _, c, _ in fitted]
-    chosen = int(np.nanargmax(ranked))
+    ranked = [c.metrics[model.select] * (-1 if lower_is_better else 1) for _, c, _ in fitted]
+    # A metric that is undefined on the tune stretch (one class only) tells nothing: then the first candidate it is.
+    chosen = 0 if np.isnan(ranked).all() else int(np.nanargmax(ranked))
     estimator, _, scores = fitted[chosen]
     threshold, curve = (
         choose_threshold(scores, arrays["y_tune"], model.threshold) if model.task == "binary" else (None, [])
