@@ -17,7 +17,7 @@ _DEFINITIONS = (
     "on_demand", "pipeline", "ranking", "resources", "robust", "service", "signature", "slices", "unit_tests",
 )  # fmt: skip
 
-__all__ = [*_DEFINITIONS, "load_model", "save_model"]
+__all__ = [*_DEFINITIONS, "get_historical_features", "get_online_features", "load_model", "save_model"]
 
 if TYPE_CHECKING:
     from holdfast.core.definitions import *  # noqa: F403
@@ -67,6 +67,39 @@ def load_model(reference: str) -> Any:
 
     with Workspace.open(create=False) as workspace:
         return notebook.load(workspace, reference)
+
+
+def get_historical_features(service: Any, spine: Any = None, *, timestamp: str | None = None, as_of: Any = None) -> Any:
+    """Features of a feature service (or its name) as known at each row's time, in the project of this folder.
+
+    ``spine`` is a pyarrow Table, a pandas or Polars frame, or a list of dicts, with the entity keys, request values and a
+    column of instants (``timestamp``; ``event_timestamp`` needs no naming). The answer is of the same kind (a Table for a
+    list): the spine's columns and rows as they are, then the features. Without a spine: all entities ``as_of`` an instant.
+
+    Raises:
+        NotFound: no such service, or no data for a source. BadInput: the spine cannot be used; the message says why.
+    """
+    from holdfast.core.identity import to_us
+    from holdfast.lifecycle import vectors
+    from holdfast.workspace import Workspace
+
+    with Workspace.open() as workspace:
+        at = None if as_of is None else to_us(as_of)
+        return vectors.historical(workspace, service, spine, timestamp=timestamp, at=at)
+
+
+def get_online_features(service: Any, rows: Any, *, at: Any = None) -> list[dict[str, Any]]:
+    """What would be served for each of ``rows`` (dicts of entity keys and request values) now, or ``at`` an instant.
+
+    Raises:
+        NotFound: no such service. BadInput: a key or request value is missing or of the wrong type.
+    """
+    from holdfast.core.identity import to_us
+    from holdfast.lifecycle import vectors
+    from holdfast.workspace import Workspace
+
+    with Workspace.open() as workspace:
+        return vectors.online(workspace, service, rows, at=None if at is None else to_us(at))
 
 
 def __dir__() -> list[str]:

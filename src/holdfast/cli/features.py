@@ -311,29 +311,14 @@ def get(service: str, spine: str | None, timestamp: str | None, as_of: str | Non
 
     import pyarrow.parquet as pq
 
-    from holdfast.core.errors import NotFound
-    from holdfast.features import point_in_time
-    from holdfast.lifecycle import ingest
+    from holdfast.lifecycle import vectors
     from holdfast.workspace import Workspace
 
     if (spine is None) == (as_of is None):
         raise click.UsageError("give either --spine FILE --timestamp COLUMN, or --as-of TIME")
     with Workspace.open() as workspace:
-        services = workspace.project().feature_services
-        if service not in services:
-            raise NotFound.among("feature service", service, services)
-        chosen = services[service]
-        sources = {v.source.name: v.source for v in chosen.views}
-        tables = ingest.tables(workspace, sources.values(), at=workspace.clock.now())
-        at = _instant(as_of)
-        if at is not None:
-            found = point_in_time.as_of(workspace.engine, chosen, at, sources=tables)
-        else:
-            rows = _read_rows(workspace, Path(str(spine)))
-            cache = workspace.path("cache", "features")
-            found = point_in_time.historical(
-                workspace.engine, chosen, rows, timestamp=timestamp, sources=tables, cache=cache
-            )
+        rows = None if spine is None else _read_rows(workspace, Path(spine))
+        found = vectors.historical(workspace, service, rows, timestamp=timestamp, at=_instant(as_of))
     pq.write_table(found, output)
     say(f"{found.num_rows} rows × {found.num_columns} columns in {output}")
 
