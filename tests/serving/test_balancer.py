@@ -195,3 +195,95 @@ def test_metrics_of_all_replicas_are_one_text(tmp_path: Path) -> None:
         assert 'holdfast_replica_healthy{name="a"} 1.0' in merged
 
     play(tmp_path, story)
+
+
+async def speaking(folder: Path, name: str, *pieces: bytes) -> Backend:
+    """A replica that says these bytes, in these pieces, to whatever it is asked."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(65536):
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0.005)
+
+    path = folder / f"{name}.sock"
+    await asyncio.start_unix_server(answer, str(path))
+    backend = Backend(name, path)
+    backend.health = "ready"
+    return backend
+
+
+def test_answers_come_whole_however_they_arrive(tmp_path: Path) -> None:
+    async def story(replicas: Replicas) -> None:
+        large = bytes(range(256)) * 20_000
+
+        def handler(request: Request) -> Response:
+            return Response(201, request.body + large, b"application/octet-stream", ((b"x-a", b"1"), (b"x-b", b"2: 3")))
+
+        balancer = Balancer([await replicas.start("a", handler)])
+        await ready(balancer)
+        for _ in range(3):
+            answer = await ask(balancer, body=b"z" * 300_000)
+            assert answer.body == b"z" * 300_000 + large and answer.status == 201
+            assert (answer.type, answer.headers) == (b"application/octet-stream", ((b"x-a", b"1"), (b"x-b", b"2: 3")))
+        said = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 4\r\n\r\nbody"
+        cut = Balancer([await speaking(tmp_path, "cut", *(said[i : i + 1] for i in range(len(said))))])
+        for _ in range(2):
+            assert (await ask(cut)).body == b"body"
+        assert cut.backends[0].pending == 0
+
+    play(tmp_path, story)
+
+
+def test_what_is_no_answer_is_a_death_and_is_not_mixed_up_with_the_next(tmp_path: Path) -> None:
+    async def story(replicas: Replicas) -> None:
+        for number, said in enumerate(
+            (
+                b"HTTP/1.1 200 OK\r\n\r\n",
+                b"nonsense\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n",
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]",
+            )
+        ):
+            balancer = Balancer([await speaking(tmp_path, f"{number}{name}", said) for name in ("a", "b")])
+            answer = await ask(balancer)
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (502, "HF516")
+            assert balancer.pending == 0 and all(b.pending == 0 for b in balancer.backends)
+
+    play(tmp_path, story)
+
+
+def test_a_head_request_and_a_replica_that_is_leaving(tmp_path: Path) -> None:
+    async def story(replicas: Replicas) -> None:
+        a = await replicas.start("a", lambda request: Response(200, b"[1]"))
+        balancer = Balancer([a])
+        await ready(balancer)
+        for method in ("HEAD", "GET", "HEAD"):
+            answer: Any = balancer.handle(Request(method, b"/release", "/release", b"", {}, b""))
+            assert (await answer).body == b"[1]"
+        replicas.servers["a"][1].draining = True
+        for _ in range(3):  # each answer closes its connection; the next request opens another
+            assert (await ask(balancer)).body == b"[1]"
+        assert balancer.pending == 0 and a.pending == 0
+
+    play(tmp_path, story)
+
+
+def test_a_late_answer_reaches_nobody_else(tmp_path: Path) -> None:
+    async def story(replicas: Replicas) -> None:
+        async def slowly(request: Request) -> Response:
+            if request.body == b"slow":
+                await asyncio.sleep(0.4)
+            return Response(200, request.body)
+
+        balancer = Balancer([await replicas.start("a", slowly)], options=BalancerOptions(deadline=0.2))
+        await ready(balancer)
+        slow, quick = [asyncio.ensure_future(ask(balancer, body=b)) for b in (b"slow", b"quick")]
+        assert (await quick).body == b"quick" and (await slow).status == 504
+        for i in range(20):
+            assert (await ask(balancer, body=str(i).encode())).body == str(i).encode()
+            await asyncio.sleep(0.02)
+        assert balancer.pending == 0 and balancer.backends[0].pending == 0
+
+    play(tmp_path, story)

@@ -32,7 +32,8 @@ _UNITS = {"us": 1, "ms": 1_000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HO
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|m|h|d|w)\s*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
 _CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
-_PAIRS = [a + b for a in _CROCKFORD for b in _CROCKFORD]
+# Each byte as one of 32 letters, all equally likely.
+_LETTERS = bytes(_CROCKFORD.encode()[b & 31] for b in range(256))
 
 
 def canonical(value: object) -> bytes:
@@ -55,13 +56,37 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def new_id(at: int | None = None, *, chance: bytes | None = None) -> str:
-    """A 26 character id (ULID: 48 bits of milliseconds, 80 of chance), sortable by time of making. ``chance``: 10 random
-    bytes drawn before."""
+def new_id(at: int | None = None) -> str:
+    """A 26 character id (ULID: 48 bits of milliseconds, 80 of chance), sortable by time of making."""
     ms = (time.time_ns() // 1_000_000) if at is None else max(at // 1000, 0)
-    number = ((ms & ((1 << 48) - 1)) << 80) | int.from_bytes(chance or secrets.token_bytes(10), "big")
-    # Two characters (10 bits) at a time: every prediction gets an id.
-    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+    return _time_part(ms) + secrets.token_bytes(16).translate(_LETTERS).decode()
+
+
+def _time_part(ms: int) -> str:
+    ms &= (1 << 48) - 1
+    return "".join([_CROCKFORD[(ms >> shift) & 31] for shift in range(45, -1, -5)])
+
+
+class Ids:
+    """``new_id`` for one thread that makes many: chance is drawn for many at a time, the time written once a millisecond."""
+
+    _MANY = 256
+
+    def __init__(self) -> None:
+        self._ms = -1
+        self._time = ""
+        self._pool = ""
+        self._at = 0
+
+    def __call__(self) -> str:
+        ms = time.time_ns() // 1_000_000
+        if ms != self._ms:
+            self._ms, self._time = ms, _time_part(ms)
+        at = self._at
+        if at == len(self._pool):
+            self._pool, at = secrets.token_bytes(16 * self._MANY).translate(_LETTERS).decode(), 0
+        self._at = at + 16
+        return self._time + self._pool[at : at + 16]
 
 
 def check_name(name: object, kind: str) -> str:

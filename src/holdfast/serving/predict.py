@@ -7,7 +7,7 @@ version's batcher. A challenger that fails costs its caller nothing: the champio
 from __future__ import annotations
 
 import asyncio
-import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple
@@ -16,11 +16,13 @@ import msgspec
 import numpy as np
 
 from holdfast.core.errors import BadInput, HoldfastError, Refused, Unavailable
-from holdfast.core.identity import new_id, to_us
+from holdfast.core.identity import Ids, to_us
 from holdfast.core.records import FieldSpec, Release
 from holdfast.serving import route
 from holdfast.serving.batching import Batcher, Job
+from holdfast.serving.heads import ID
 from holdfast.serving.journal import Journal
+from holdfast.serving.later import Later
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.model import Loaded, ModelFailed
 from holdfast.serving.redaction import Keeping
@@ -30,7 +32,7 @@ from holdfast.serving.tracing import Marks
 from holdfast.serving.wire import Request, Response
 
 ArmName = Literal["champion", "challenger", "shadow"]
-_ID_CHARACTERS = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_.")
+_ID = re.compile(rb"[0-9a-zA-Z_.-]{1,64}").fullmatch
 _encode = msgspec.json.Encoder().encode
 _RANGE_GROUP = 128
 # From this many connections on, small requests of one turn of the event loop share a model call of so many rows at most.
@@ -176,7 +178,7 @@ class Predictions:
         self.options = options or Options()
         self.pending = 0
         self.crowd: Callable[[], int] = lambda: 0
-        self._gathered: list[tuple[Call, asyncio.Future[Response]]] = []
+        self._gathered: list[tuple[Call, Later]] = []
         self._unjudged: list[Any] = []
         self._judged: State | None = None
 
@@ -184,9 +186,9 @@ class Predictions:
 
     def predict(self, request: Request) -> Response | Awaitable[Response]:
         """``POST /predict``."""
-        call = self._begin(request, lambda state: state.schema.decode(request.body))
+        call = self._begin(request, None)
         if len(call.rows) <= _FEW and self.crowd() >= _CROWD and self._cheap(call):
-            return self._gather(call)
+            return self._gather(call, request)
         if self._at_once(call):
             return Response(200, _encode(Answers(self._now(call)[0])))
         return self._respond(self._queued(call))
@@ -201,14 +203,14 @@ class Predictions:
         call = self._begin(request, decode)
         return self._now(call)[0] if self._at_once(call) else self._queued(call)
 
-    def _begin(self, request: Request, decode: Callable[[State], tuple[list[tuple[Any, ...]], Any]]) -> Call:
+    def _begin(self, request: Request, decode: Callable[[State], tuple[list[tuple[Any, ...]], Any]] | None) -> Call:
         state = self.state
         if state is None:
             raise Unavailable(
                 "no release is in force", hint="deploy a version: `holdfast deploy MODEL@VERSION`", number="HF501"
             )
         begun = time.perf_counter_ns()
-        rows, when = decode(state)
+        rows, when = state.schema.decode(request.body) if decode is None else decode(state)
         marks = request.marks
         decoded = 0 if marks is None else time.perf_counter_ns()
         call = self._call(state, request, rows, when, begun)
@@ -242,17 +244,16 @@ class Predictions:
             _mark(call.marks, clock)
         return self._finish(call, state.champion, range(len(call.rows)), matrix, scores, whole=True)
 
-    def _gather(self, call: Call) -> asyncio.Future[Response]:
+    def _gather(self, call: Call, request: Request) -> Later:
         """Let what came in during this turn of the event loop share one model call and one batch of the log."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Response] = loop.create_future()
         if self.pending >= self.options.max_pending and self.journal.mode == "durable":
             raise Unavailable("the queue is full", hint="try again in a moment, or add replicas", number="HF513")
         self.pending += 1
         if not self._gathered:
-            loop.call_soon(self._flush)
-        self._gathered.append((call, future))
-        return future
+            asyncio.get_running_loop().call_soon(self._flush)
+        later = Later(request)
+        self._gathered.append((call, later))
+        return later
 
     def _flush(self) -> None:
         gathered, self._gathered = self._gathered, []
@@ -263,63 +264,64 @@ class Predictions:
                 n += 1
             group, gathered = gathered[:n], gathered[n:]
             try:
-                answers, promise = self._together([call for call, _ in group])
+                answers, promise = self._together([call for call, _ in group], rows)
             except Exception:  # noqa: BLE001 - one bad row must not fail its neighbours: each again on its own
                 for member in group:
                     self._alone(*member)
             else:
-                self._deliver([f for _, f in group], answers, promise)
+                self._deliver(group, answers, promise)
 
-    def _alone(self, call: Call, future: asyncio.Future[Response]) -> None:
+    def _alone(self, call: Call, later: Later) -> None:
         try:
             answers, promise = self._now(call)
         except Exception as problem:  # noqa: BLE001 - told to the one who asked
             self.pending -= 1
-            if not future.done():
-                future.set_exception(problem)
+            later.give(problem)
         else:
-            self._deliver([future], [answers], promise)
+            self._deliver([(call, later)], answers, promise)
 
     def _deliver(
-        self, futures: list[asyncio.Future[Response]], answers: list[list[Answer]], promise: asyncio.Future[bool] | None
+        self, group: list[tuple[Call, Later]], answers: list[Answer], promise: asyncio.Future[bool] | None
     ) -> None:
         """Answer, once the log has said what it promises."""
-        if promise is not None and not promise.done():
-            promise.add_done_callback(lambda done: self._deliver(futures, answers, done))
-            return
-        self.pending -= len(futures)
-        if promise is not None and (promise.cancelled() or not promise.result()):
-            self.metrics.unlogged.inc(sum(a.logged for each in answers for a in each))
-            for each in answers:
-                for answer in each:
+        if promise is not None:
+            if not promise.done():
+                promise.add_done_callback(lambda done: self._deliver(group, answers, done))
+                return
+            if promise.cancelled() or not promise.result():
+                self.metrics.unlogged.inc(sum(a.logged for a in answers))
+                for answer in answers:
                     answer.logged = False
-        for future, each in zip(futures, answers, strict=True):
-            if not future.done():
-                future.set_result(Response(200, _encode(Answers(each))))
+        self.pending -= len(group)
+        at = 0
+        for call, later in group:
+            end = at + len(call.rows)
+            later.give(Response(200, _encode(Answers(answers[at:end]))))
+            at = end
 
-    def _together(self, calls: list[Call]) -> tuple[list[list[Answer]], asyncio.Future[bool] | None]:
-        """The answers of several calls by one model call. Latency in the log is that of the one that waited longest."""
+    def _together(self, calls: list[Call], n: int) -> tuple[list[Answer], asyncio.Future[bool] | None]:
+        """The answers of several calls, ``n`` rows in all, by one model call. Latency in the log is that of the one that
+        waited longest."""
         first = calls[0]
         model = first.state.champion.model
         assert model is not None
-        whole = first._replace(
-            rows=[r for c in calls for r in c.rows], ids=[i for c in calls for i in c.ids],
-            keys=[k for c in calls for k in c.keys], at=[t for c in calls for t in c.at], marks=None,
-        )  # fmt: skip
+        if n == len(calls):
+            rows, ids, keys, at = ([c.rows[0] for c in calls], [c.ids[0] for c in calls], [c.keys[0] for c in calls],
+                                   [c.at[0] for c in calls])  # fmt: skip
+        else:
+            rows, ids, keys, at = ([r for c in calls for r in c.rows], [i for c in calls for i in c.ids],
+                                   [k for c in calls for k in c.keys], [t for c in calls for t in c.at])  # fmt: skip
+        whole = Call(first.state, rows, ids, keys, at, first.received, first.begun, "", False)
         marked = [c.marks for c in calls if c.marks is not None]
         clock: list[int] | None = [] if marked else None
-        matrix, scores = model.evaluate(whole.rows, first.state.schema.names, whole.at, clock=clock)
+        matrix, scores = model.evaluate(rows, first.state.schema.names, at, clock=clock)
         scored = time.perf_counter_ns()
-        answers, promise = self._finish(whole, first.state.champion, range(len(whole.rows)), matrix, scores, whole=True)
+        answers, promise = self._finish(whole, first.state.champion, range(n), matrix, scores, whole=True)
         for marks in marked:
             _mark(marks, clock)
             marks.add("log", scored, time.perf_counter_ns())
             marks.about |= {"holdfast.version": first.state.champion.version, "holdfast.arm": "champion"}
-        out, at = [], 0
-        for call in calls:
-            out.append(answers[at : at + len(call.rows)])
-            at += len(call.rows)
-        return out, promise
+        return answers, promise
 
     def _queued(self, call: Call) -> Awaitable[list[Answer]]:
         if self.pending >= self.options.max_pending:
@@ -378,7 +380,7 @@ class Predictions:
         headers = request.headers
         received = self.now()
         n = len(rows)
-        base = _prediction_id(headers.get(b"x-holdfast-prediction-id"))
+        base = _prediction_id(headers.get(ID))
         ids = [base] if n == 1 else [f"{base}-{i}" for i in range(n)]
         given = headers.get(b"x-holdfast-key")
         if given is not None:
@@ -390,7 +392,8 @@ class Predictions:
             keys = ["|".join(str(r[k]) for k in state.keys) for r in rows]
         else:
             keys = ids
-        force = headers.get(b"x-holdfast-arm", b"").decode("ascii", "replace")
+        arm = headers.get(b"x-holdfast-arm")
+        force = "" if arm is None else arm.decode("ascii", "replace")
         if force not in ("", "champion", "challenger"):
             raise BadInput(
                 f"unknown arm {force!r} in X-Holdfast-Arm", hint="use champion or challenger", number="HF106"
@@ -628,26 +631,12 @@ def _keep(keeping: Keeping, batch: Batch, chosen: list[int] | None, *, failed: b
             batch.matrix = keeping.matrix(batch.matrix)
 
 
-class _Ids:
-    """``new_id`` with the random part drawn for many at a time. For one thread."""
-
-    def __init__(self) -> None:
-        self._pool = b""
-        self._at = 0
-
-    def __call__(self) -> str:
-        if self._at >= len(self._pool):
-            self._pool, self._at = os.urandom(2560), 0
-        self._at += 10
-        return new_id(chance=self._pool[self._at - 10 : self._at])
-
-
-_FRESH = _Ids()
+_fresh_id = Ids()
 
 
 def _prediction_id(given: bytes | None) -> str:
     if given is None:
-        return _FRESH()
-    if not 0 < len(given) <= 64 or not _ID_CHARACTERS.issuperset(given):
+        return _fresh_id()
+    if _ID(given) is None:
         raise BadInput("X-Holdfast-Prediction-Id is not an id", hint="1 to 64 letters, digits, - _ .", number="HF107")
     return given.decode()

@@ -28,6 +28,7 @@ from holdfast.core.records import Arm, LabelRecord, Release
 from holdfast.serving import limits as bounds
 from holdfast.serving.batching import Batcher
 from holdfast.serving.journal import Journal
+from holdfast.serving.later import Later
 from holdfast.serving.metrics import Metrics
 from holdfast.serving.model import Loaded
 from holdfast.serving.predict import ArmName, Options, Predictions, Side, State
@@ -164,21 +165,17 @@ class Replica:
         if type(answer) is Response:
             self._observe(request, answer.status)
             return answer
-        if isinstance(answer, asyncio.Future):
-            # No task for what is answered within the turn: its outcome is only noted.
-            answer.add_done_callback(lambda done: self._note(request, done))
+        if type(answer) is Later:
+            answer.watch(self._settle)
             return answer
         return self._later(request, answer)  # type: ignore[arg-type]
 
-    def _note(self, request: Request, done: asyncio.Future[Response]) -> None:
-        if done.cancelled():
-            return
-        problem = done.exception()
-        if isinstance(problem, HoldfastError):
-            self.metrics.refused.labels(problem.number).inc()
-            self._observe(request, problem.status)
-        else:
-            self._observe(request, 500 if problem is not None else done.result().status)
+    def _settle(self, request: Request, outcome: Response | BaseException) -> Response | BaseException:
+        """What a gathered request ends with, counted."""
+        if isinstance(outcome, HoldfastError):
+            outcome = self._refuse(outcome)
+        self._observe(request, outcome.status if isinstance(outcome, Response) else 500)
+        return outcome
 
     async def _later(self, request: Request, answer: Awaitable[Response]) -> Response:
         try:

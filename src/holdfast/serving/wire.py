@@ -1,6 +1,6 @@
 """HTTP/1.1 on asyncio, as little as serving needs: parse, bound, hand over, answer in order.
 
-A handler gets a ``Request`` and returns a ``Response`` at once (the fast path costs no task) or an awaitable of one.
+A handler gets a ``Request`` and returns a ``Response`` at once, a ``Later`` (neither costs a task) or an awaitable of one.
 Limits are part of the protocol: header and body size, idle and slow clients, connections. llhttp (httptools) parses and
 refuses ambiguous framing.
 """
@@ -8,6 +8,7 @@ refuses ambiguous framing.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import time
 from collections import deque
@@ -20,12 +21,15 @@ import httptools
 import msgspec
 
 from holdfast.core.errors import HoldfastError
+from holdfast.serving.heads import Head, Heads
+from holdfast.serving.later import Later
 
 JSON = b"application/json"
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 _STATUS = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 # A path that is itself: nothing to decode, no query.
 _PLAIN = re.compile(rb"(?:/[A-Za-z0-9_.~-]*)+\Z").match
+_GOOD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -38,9 +42,9 @@ class Response(NamedTuple):
 
 class Request:
     """One whole request. ``headers`` are lower-cased, the last of a repeated name wins; ``path`` is ``target`` without
-    the query, decoded once."""
+    the query, decoded once; ``keep`` says whether the client keeps the connection."""
 
-    __slots__ = ("body", "headers", "marks", "method", "path", "peer", "query", "received", "target")
+    __slots__ = ("body", "headers", "keep", "marks", "method", "path", "peer", "query", "received", "target")
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Request:
         headers: dict[bytes, bytes],
         body: bytes,
         peer: str = "",
+        keep: bool = True,
     ) -> None:
         self.method = method
         self.target = target
@@ -59,6 +64,7 @@ class Request:
         self.headers = headers
         self.body = body
         self.peer = peer
+        self.keep = keep
         self.received = time.perf_counter_ns()
         self.marks: Any = None  # serving.tracing.Marks where this request is traced
 
@@ -110,6 +116,7 @@ class Listener:
         self.handler = handler
         self.limits = limits or Limits()
         self.open: set[Connection] = set()
+        self.heads = Heads()
         self.draining = False
         self.refused = on_refused or (lambda code: None)
         self._sweeper: asyncio.Task[None] | None = None
@@ -150,7 +157,7 @@ class Connection(asyncio.Protocol):
         "_body",
         "_busy",
         "_closing",
-        "_expect",
+        "_first",
         "_greeted",
         "_header_size",
         "_headers",
@@ -173,13 +180,14 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._transport: Any = None
         self._peer = ""
-        self._waiting: deque[tuple[Request, bool]] = deque()
+        self._waiting: deque[Request] = deque()
         self._busy = False
         self._closing = False
         self._paused = False
         self._held = False
         self._receiving = False
         self._greeted = False
+        self._first: bytes | None = None
         self._unsent = 0
         self._since = time.monotonic()
         self._clear()
@@ -190,7 +198,6 @@ class Connection(asyncio.Protocol):
         self._header_size = 0
         self._body: list[bytes] = []
         self._size = 0
-        self._expect = False
 
     @property
     def idle(self) -> bool:
@@ -218,6 +225,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._closing:
             return
+        if not self._receiving:
+            found = self._listener.heads.find(data)
+            if found is not None:
+                self._greeted = True
+                head, headers, body = found
+                self._enter(Request(head.method, head.target, head.path, head.query, headers, body, self._peer))
+                return
+            self._first = data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -225,6 +240,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as problem:
             if not self._closing:
                 self._refuse(400, "HF101", f"not HTTP: {problem}")
+        self._first = None
 
     def eof_received(self) -> None:
         return None
@@ -314,19 +330,26 @@ class Connection(asyncio.Protocol):
             self._refuse(400, "HF101", "the URL cannot be read")
             return
         method = self._parser.get_method().decode()
-        request = Request(method, target, path, query, self._headers, body, self._peer)
         keep = self._parser.should_keep_alive()
-        if self._busy or self._paused:
-            self._waiting.append((request, keep))
-            if len(self._waiting) >= self._listener.limits.pipeline and not self._held:
-                self._held = True
-                self._transport.pause_reading()
-            return
-        self._run(request, keep)
+        if self._first is not None and keep:
+            head = Head(method, target, path, query, self._headers, len(body))
+            self._listener.heads.remember(self._first, head)
+        self._first = None
+        self._enter(Request(method, target, path, query, self._headers, body, self._peer, keep))
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
-    def _run(self, request: Request, keep: bool) -> None:
+    def _enter(self, request: Request) -> None:
+        """Answer a request, or keep it until those before it are answered."""
+        if not self._busy and not self._paused and not self._waiting:
+            self._run(request)
+            return
+        self._waiting.append(request)
+        if len(self._waiting) >= self._listener.limits.pipeline and not self._held:
+            self._held = True
+            self._transport.pause_reading()
+
+    def _run(self, request: Request) -> None:
         self._busy = True
         try:
             answer = self._listener.handler(request)
@@ -334,31 +357,41 @@ class Connection(asyncio.Protocol):
             answer = from_error(problem)
         except Exception:  # noqa: BLE001 - whatever a handler raises, the client gets an answer without internals
             answer = _ours()
-        if type(answer) is Response:
-            self._answer(answer, request, keep)
-            return
-        task = asyncio.ensure_future(answer)  # type: ignore[arg-type]
-        task.add_done_callback(lambda done: self._finished(done, request, keep))
-
-    def _finished(self, done: asyncio.Future[Response], request: Request, keep: bool) -> None:
-        if done.cancelled():
-            answer = error(503, "HF511", "the server is stopping", None, (b"retry-after", b"1"))
+        if isinstance(answer, Response):
+            self._answer(request, answer)
+        elif isinstance(answer, Later):
+            answer.to(self._take)
         else:
-            problem = done.exception()
-            if problem is None:
-                answer = done.result()
-            else:
-                answer = from_error(problem) if isinstance(problem, HoldfastError) else _ours(problem)
-        self._answer(answer, request, keep)
+            task = asyncio.ensure_future(answer)
+            task.add_done_callback(lambda done: self._finished(done, request))
 
-    def _answer(self, response: Response, request: Request, keep: bool) -> None:
+    def _finished(self, done: asyncio.Future[Response], request: Request) -> None:
+        if done.cancelled():
+            self._answer(request, error(503, "HF511", "the server is stopping", None, (b"retry-after", b"1")))
+        else:
+            self._take(request, done.exception() or done.result())
+
+    def _take(self, request: Request, outcome: Response | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            outcome = from_error(outcome) if isinstance(outcome, HoldfastError) else _ours(outcome)
+        try:
+            self._answer(request, outcome)
+        except Exception:  # a connection that breaks here must not keep the answers of others
+            logging.getLogger("holdfast.serving").exception("an answer could not be written")
+            self.shut()
+
+    def _answer(self, request: Request, response: Response) -> None:
         self._busy = False
         self._since = time.monotonic()
         if self._closing:
             return
-        close = not keep or self._listener.draining
-        first = head(response, close=close)
-        self._transport.write(first if request.method == "HEAD" else first + response.body)
+        close = not request.keep or self._listener.draining
+        status, body, kind, headers = response
+        if status == 200 and kind is JSON and not headers and not close and request.method != "HEAD":
+            self._transport.write(_GOOD % (len(body), body))
+        else:
+            first = head(response, close=close)
+            self._transport.write(first if request.method == "HEAD" else first + body)
         if close:
             self.shut()
             return
@@ -367,11 +400,11 @@ class Connection(asyncio.Protocol):
 
     def _next(self) -> None:
         if self._waiting and not self._busy and not self._paused and not self._closing:
-            request, keep = self._waiting.popleft()
+            request = self._waiting.popleft()
             if self._held and len(self._waiting) < self._listener.limits.pipeline // 2:
                 self._held = False
                 self._transport.resume_reading()
-            self._run(request, keep)
+            self._run(request)
 
     def _too_large(self) -> None:
         limit = self._listener.limits.body
@@ -395,7 +428,5 @@ class Connection(asyncio.Protocol):
 
 
 def _ours(problem: BaseException | None = None) -> Response:
-    import logging
-
     logging.getLogger("holdfast.serving").exception("request failed", exc_info=problem if problem is not None else True)
     return error(500, "HF900", "the server failed on this request", "it is logged there; please report it")
