@@ -105,6 +105,8 @@ def test_what_cannot_be_used_is_named() -> None:
     for spine, at in ((None, None), (pd.DataFrame(SPINE), NOW)):
         with pytest.raises(BadInput, match="either a spine or an instant"):
             hf.get_historical_features("plain", spine, as_of=at)
+    with pytest.raises(BadInput, match="needs amount from each request"):
+        hf.get_historical_features("plain", as_of=NOW)
     for spine in (5, "rows.parquet", [1, 2]):
         with pytest.raises(BadInput, match="not a table"):
             hf.get_historical_features("plain", spine)

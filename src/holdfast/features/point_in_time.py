@@ -89,7 +89,7 @@ def as_of(engine: Engine, service: FeatureService, at: int, *, sources: Mapping[
     """All entities the sources know, with their features as known at one instant (µs): a training set without a spine.
 
     Raises:
-        BadInput: no view has all of the service's keys, or an on-demand feature needs a request value.
+        BadInput: no view has all of the service's keys, or the service needs request values.
     """
     whole = [v for v in service.views if set(v.join_keys) == set(service.join_keys)]
     if not whole:
@@ -98,6 +98,11 @@ def as_of(engine: Engine, service: FeatureService, at: int, *, sources: Mapping[
             hint="give a spine with the combinations you want",
         )
     plan = compile_plan(service)
+    if sent := [name for name in plan["request"] if name not in plan["keys"]]:
+        raise BadInput(
+            f"{service.name!r} needs {', '.join(sent)} from each request, which a list of entities does not have",
+            hint="give a spine with them, or ask for a service of views alone",
+        )
     selects, tables = [], {}
     for i, view in enumerate(v for v in plan["views"] if set(v["keys"]) == set(service.join_keys)):
         if view["source"] not in sources:
