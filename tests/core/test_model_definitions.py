@@ -21,3 +21,11 @@ def test_what_cannot_be_measured_is_said_at_once(wrong: dict[str, str]) -> None:
     with pytest.raises(BadDefinition) as caught:
         hf.model("m", **wrong)(lambda data, params: None)
     assert "use one of: " in (caught.value.hint or "")
+
+
+def test_a_service_is_watched_as_its_task_asks() -> None:
+    monitor = hf.Monitor(every="2h")
+    for task, metric in (("binary", "roc_auc"), ("multiclass", "accuracy"), ("regression", "rmse")):
+        service = hf.Service("s", model=hf.model("m", task=task)(lambda data, params: None), monitor=monitor)
+        assert tuple(service.monitor.metrics) == (metric,) and service.monitor.every == monitor.every
+    assert not monitor.metrics

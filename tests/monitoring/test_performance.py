@@ -90,6 +90,9 @@ def test_what_does_not_fit_says_so() -> None:
     table, *_ = joined(50)
     with pytest.raises(NotFound, match="roc_acu"):
         performance.measure(table, metrics=["roc_acu"])
+    many = pa.table({"score": [[0.8, 0.2, 0.0]], "label": ["a"]})
+    with pytest.raises(BadInput, match="score per class"):
+        performance.measure(many, metrics=["roc_auc"], classes=["a", "b", "c"])
     with pytest.raises(BadInput):
         performance.measure(table, metrics=["precision"], positive="late")
     with pytest.raises(BadInput):

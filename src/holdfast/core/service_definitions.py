@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from holdfast.core.definition import Definition
 from holdfast.core.errors import BadDefinition
 from holdfast.core.gates import Duration, Gate
 from holdfast.core.identity import check_name, duration_us, function_digest
-from holdfast.core.model_definitions import Model
+from holdfast.core.model_definitions import MEASURED, Model
 from holdfast.core.traffic import ABTest, PredictionLog, size_bytes
 
 
@@ -63,13 +64,14 @@ class Drift:
 
 @dataclass(frozen=True, eq=False)
 class Monitor:
-    """What is watched, how often, and who is told. ``window`` is the stretch performance is measured over. Every ``parity``
-    the features that were served since are recomputed (a sample of them) and compared; None leaves that out."""
+    """What is watched, how often, and who is told. ``window`` is the stretch performance is measured over, by ``metrics``
+    (where none is named: roc_auc, accuracy or rmse, as the model's task asks). Every ``parity`` the features that were
+    served since are recomputed (a sample of them) and compared; None leaves that out."""
 
     every: Duration = "1h"
     drift: Drift | None = field(default_factory=Drift)
     window: Duration = "7d"
-    metrics: Sequence[str] = ("roc_auc",)
+    metrics: Sequence[str] = ()
     alerts: Sequence[str] = ()
     parity: Duration | None = "1d"
 
@@ -142,6 +144,10 @@ class Service(Definition):
         object.__setattr__(self, "deadline", duration_us(self.deadline))
         if not self.deadline:
             raise BadDefinition(f"service {self.name!r} has no time to answer", hint="use a deadline such as 30s")
+        if not self.monitor.metrics:
+            monitor = copy(self.monitor)
+            object.__setattr__(monitor, "metrics", MEASURED[self.model.task][:1])
+            object.__setattr__(self, "monitor", monitor)
 
     @property
     def prediction_log(self) -> PredictionLog:

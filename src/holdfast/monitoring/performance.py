@@ -53,6 +53,9 @@ def measure(
     result = []
     for name, definition in definitions:
         y, score = _arrays(usable, definition.kind, positive, classes)
+        if np.ndim(score) == 2 and "multiclass" not in definition.tasks:
+            fits = ", ".join(n for n, d in catalogue.METRICS.items() if "multiclass" in d.tasks)
+            raise BadInput(f"{name} is not defined for a score per class", hint=f"monitor one of: {fits}")
         result.append(
             _signal(
                 name,

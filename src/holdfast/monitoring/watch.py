@@ -71,7 +71,7 @@ def look(
             floors=floors(service, own or {}),
         )  # fmt: skip
         before = windows.cut(predictions, start=start - CALIBRATED * (now - start), end=start, version=version)
-        calibrated = _calibration(windows.join(before, labels), positive)
+        calibrated = _calibration(windows.join(before, labels), positive) if service.model.task == "binary" else None
         if calibrated is not None:
             expected = estimate.estimate(calibrated, _scores(joined), metrics=monitor.metrics, threshold=threshold)
             signals += estimate.beside(signals, expected)
