@@ -147,3 +147,28 @@ def test_limits_hold_for_what_was_seen_before() -> None:
     for _ in range(3):
         assert b"413" in say(listener, [post(b"x" * 11)])[0].split(b"\r\n")[0]
         assert b"200" in say(listener, [post(b"x" * 10)])[0].split(b"\r\n")[0]
+
+
+def _differ(seed: int, rounds: int) -> None:
+    """Mutated requests mean the same to a listener that has seen all those before as to a fresh one."""
+    rng = random.Random(seed)
+    listener = Listener(echo)
+    again: list[bytes] = []
+    for _ in range(rounds):
+        data = bytearray(rng.choice(REQUESTS))
+        for _ in range(rng.randrange(3)):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randrange(3)] = rng.choice([b"\r\n", b":", b" ", b"1", b"x", b"", rng.randbytes(2)])
+        again.append(bytes(data))
+        chosen = rng.choice(again[-20:])
+        assert say(listener, [chosen]) == say(Listener(echo), [chosen]), (seed, chosen)
+
+
+def test_mutated_heads_mean_the_same() -> None:
+    _differ(7, 400)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_mutated_heads_mean_the_same_for_long() -> None:
+    _differ(8, 100_000)
