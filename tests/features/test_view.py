@@ -72,6 +72,19 @@ def test_added_changed_removed_and_nothing(ledger: Any) -> None:
     assert len(ledger.query(kind="features.*")) == 8
 
 
+def test_a_preview_records_nothing(ledger: Any) -> None:
+    first = project(activity(["1h"]), scaled)
+    wanted = [("added", "service fares"), ("added", "view activity")]
+    for _ in range(2):
+        assert [(f["change"], f"{f['kind']} {f['name']}") for f in view.preview(ledger, first)] == wanted
+    assert ledger.scan(view.TABLE) == [] and ledger.query(kind="features.*") == []
+    assert apply(ledger, first) == wanted and view.preview(ledger, first) == []
+    with ledger.transaction() as tx:
+        tx.put(view.LIVE, "shop", {"model": "m@1", "features": {"activity": activity(["1h"]).version}})
+    with pytest.raises(Conflict, match="m@1"):
+        view.preview(ledger, project(activity(["1d"]), scaled))
+
+
 @pytest.mark.parametrize(
     "changed", [activity(["1d"]), activity(["1h"], ttl="1d"), d.FeatureView("activity", [d.Entity("driver", ["id"])], trips, activity(["1h"]).features)]
 )  # fmt: skip

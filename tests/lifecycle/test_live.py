@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from holdfast.core.identity import to_us
 from holdfast.core.records import Arm, FileRef, Package, Release
 from holdfast.features import view as views
 from holdfast.features.lookup import Lookup, compile_plan
 from holdfast.features.push import Pusher
-from holdfast.lifecycle import live, release
+from holdfast.lifecycle import ingest, live, release
 from holdfast.registry import package
 from holdfast.workspace import Workspace
 
@@ -123,3 +125,26 @@ def test_versions_are_online_side_by_side(tmp_path: Path) -> None:
         assert Lookup(new, ws.online).rows([{"k": 1}], at=[NOW]) == [
             {"view__x": 2.0, "view__x_count_1d": 1, "view__x_count_7d": 2}
         ]
+
+
+def test_files_reach_the_version_a_live_model_pins(tmp_path: Path) -> None:
+    """What a schedule or ``features materialize`` brings online is there for the live model too, not only for the newest
+    definition."""
+    define(tmp_path)
+    holdfast(tmp_path, "features", "apply")
+    (tmp_path / "data").mkdir(exist_ok=True)
+    with Workspace.open(tmp_path) as ws:
+        old = compile_plan(ws.project().feature_services["plain"])
+        publish(ws, 1, champion=Arm(version=1, content=packed(ws, "one")))
+        live.refresh(ws)
+    wider = (tmp_path / "definitions.py").read_text().replace('["1d"]', '["1d", "7d"]')
+    (tmp_path / "definitions.py").write_text(wider)
+    holdfast(tmp_path, "features", "apply")
+    at = pa.array([NOW - 9, NOW - 5]).cast(pa.timestamp("us", tz="UTC"))
+    pq.write_table(pa.table({"k": [1, 1], "at": at, "x": [1.0, 2.0]}), tmp_path / "data" / "events.parquet")
+    with Workspace.open(tmp_path) as ws:
+        new = compile_plan(ws.project().feature_services["plain"])
+        found = ingest.materialize(ws, start=None, end=NOW)
+        assert [f["version"] for f in found] == [p["views"][0]["version"] for p in (new, old)]
+        assert Lookup(old, ws.online).rows([{"k": 1}], at=[NOW]) == [{"view__x": 2.0, "view__x_count_1d": 2}]
+        assert Lookup(new, ws.online).rows([{"k": 1}], at=[NOW])[0]["view__x_count_7d"] == 2

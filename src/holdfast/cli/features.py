@@ -20,8 +20,9 @@ def features() -> None:
 
 
 @features.command("apply")
+@click.option("--dry-run", is_flag=True, help="Show the difference, or why it would be refused; record nothing.")
 @json_option
-def apply_(as_json: bool) -> None:
+def apply_(dry_run: bool, as_json: bool) -> None:
     """Check definitions.py and record what changed."""
     from holdfast.features import view
     from holdfast.lifecycle import live, scheduled
@@ -31,7 +32,10 @@ def apply_(as_json: bool) -> None:
         project = workspace.project()
         live.refresh(workspace)
         scheduled.of(project)  # a schedule that cannot be read is told now, not at night
-        found = view.apply(workspace.ledger, project, at=workspace.clock.now(), actor=workspace.actor)
+        if dry_run:
+            found = view.preview(workspace.ledger, project)
+        else:
+            found = view.apply(workspace.ledger, project, at=workspace.clock.now(), actor=workspace.actor)
 
     def text() -> None:
         if not found:
@@ -195,8 +199,8 @@ def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_j
 
     def text() -> None:
         table(
-            ["view", "rows", "entities", "chunks", "done before"],
-            [[f[k] for k in ("view", "rows", "entities", "chunks", "skipped")] for f in found],
+            ["view", "version", "rows", "entities", "chunks", "done before"],
+            [[f["view"], f["version"][:12], *(f[k] for k in ("rows", "entities", "chunks", "skipped"))] for f in found],
         )
         for why in sorted({f["kept_out"] for f in found if f["kept_out"]}):
             say(f"kept out: {why}")

@@ -45,6 +45,19 @@ def apply(ledger: Ledger, project: Project, *, at: int, actor: str) -> list[Json
     return differences
 
 
+def preview(ledger: Ledger, project: Project) -> list[Json]:
+    """The differences ``apply`` would record now; nothing is recorded.
+
+    Raises:
+        As ``apply``.
+    """
+    wanted = described(project)
+    stored = dict(ledger.scan(TABLE))
+    differences = compare(stored, wanted)
+    _refuse_breaking(stored, wanted, differences, dict(ledger.scan(LIVE)))
+    return differences
+
+
 def described(project: Project) -> dict[str, Json]:
     """Every view and service as it would be stored, checked.
 

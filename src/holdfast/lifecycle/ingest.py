@@ -86,7 +86,8 @@ def refresh(ws: Workspace, sources: Iterable[Source], *, at: int) -> dict[str, s
 def materialize(
     ws: Workspace, *, start: int | None, end: int, names: Sequence[str] | None = None, progress: Progress | None = None
 ) -> list[Json]:
-    """Bring views (all by default) from their sources into the online store. Safe beside a running feature server.
+    """Bring views (all by default), and beside each the older versions that live models pin, from their sources into the online
+    store. Safe beside a running feature server. The current versions come first in the answer.
 
     Each view's entry says in ``kept_out`` why news of its source stayed out, or None.
 
@@ -94,13 +95,16 @@ def materialize(
         NotFound: no such view, or a source without data.
     """
     from holdfast.features import materialize as materializing
+    from holdfast.features import view as view_module
 
     views = all_views(ws.project())
     for name in names or ():
         if name not in views:
             raise NotFound.among("feature view", name, views)
-    chosen = [view for name, view in views.items() if not names or name in names]
-    sources = {v.source.name: v.source for v in chosen}
+    chosen = [view for view in view_module.live_views(ws.ledger, views) if not names or view.name in names]
+    sources = {
+        v.source.name: v.source for v in reversed(chosen)
+    }  # as the project has it: a stored one is without secrets
     kept_out = refresh(ws, sources.values(), at=end)
     found = materializing.run(
         ws.online, ws.engine, chosen, tables(ws, sources.values(), at=end), start=start, end=end, progress=progress
