@@ -82,7 +82,7 @@ def test_a_preview_records_nothing(ledger: Any) -> None:
     with ledger.transaction() as tx:
         tx.put(view.LIVE, "shop", {"model": "m@1", "features": {"activity": activity(["1h"]).version}})
     with pytest.raises(Conflict, match="m@1"):
-        view.preview(ledger, project(activity(["1d"]), scaled))
+        view.preview(ledger, project(activity(["1d"])))
 
 
 @pytest.mark.parametrize(
