@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.peers.environments import python_of
+
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".cache" / "peers"
 FEATURES = 20
@@ -353,20 +355,12 @@ def ready_peers(wanted: list[str]) -> list[str]:
     """The peers whose environments are there or can be made."""
     out = []
     for name in wanted:
-        folder = PEERS / name
-        tool = folder / "bin" / name
-        if not tool.exists():
-            requirements = ROOT / "tests" / "peers" / f"{name}.txt"
-            uv = Path(sys.executable).parent / "uv"
-            print(f"making the environment of {name} …", file=sys.stderr)
-            subprocess.run([uv, "venv", "-q", "--clear", folder], check=False)
-            subprocess.run(
-                [uv, "pip", "install", "-q", "--python", folder / "bin" / "python", "-r", requirements], check=False
-            )
-        if tool.exists():
-            out.append(name)
+        try:
+            python_of(name)
+        except subprocess.CalledProcessError as problem:
+            print(f"{name} cannot be installed here and is left out: {problem}", file=sys.stderr)
         else:
-            print(f"{name} cannot be installed here and is left out", file=sys.stderr)
+            out.append(name)
     return out
 
 
