@@ -37,11 +37,12 @@ _CANNOT_LINK = frozenset(
 
 
 class _Waiting(NamedTuple):
-    """A complete file that is to be named; ``read_as`` is (size, mtime) where others may still write to it."""
+    """A complete file that is to be named: a temporary one of ours, which is renamed, or one of the workspace, which was
+    read as ``digest`` and gets a second name."""
 
-    temporary: str
+    file: str
     final: str
-    read_as: tuple[int, ...] | None = None
+    digest: Digest | None = None
 
 
 @dataclass
@@ -54,6 +55,8 @@ class Cache:
     _made: set[str] = field(default_factory=set)
     _near: dict[str, bool] = field(default_factory=dict)
     _waiting: list[_Waiting] | None = None
+    _shown: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    """Workspace files that became objects, with their stat since."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def path(self, md5: str, *, legacy: bool = False) -> str:
@@ -195,16 +198,15 @@ class Cache:
     def _settle(self, waiting: list[_Waiting]) -> None:
         if not waiting:
             return
-        sync_all([one.temporary for one in waiting], str(self.root))
+        self._folder(str(self.root))
+        sync_all([one.file for one in waiting], str(self.root))
         named: set[str] = set()
         for one in waiting:
-            if one.final in named or (one.read_as is not None and _moment(os.stat(one.temporary)) != one.read_as):
-                os.unlink(one.temporary)
-                continue
-            if one.read_as is not None:
-                os.chmod(one.temporary, READ_ONLY)
             self._folder(os.path.dirname(one.final))
-            os.rename(one.temporary, one.final)
+            if one.digest is not None:
+                self._link_object(one.file, one.final, one.digest)
+            else:
+                os.rename(one.file, one.final)
             named.add(one.final)
         # The names as well: what points at them is written next.
         sync_all(list({os.path.dirname(final) for final in named}), str(self.root))
@@ -231,9 +233,7 @@ class Cache:
         """
         size = os.stat(path).st_size
         if size and links[0] in LINKED:
-            digest = self._adopt(path, on_bytes)
-            if digest is not None:
-                return digest
+            return self._adopt(path, on_bytes)
         if size <= hashing.SMALL:
             return self._take_small(path)
         temporary = self.temporary()
@@ -271,38 +271,61 @@ class Cache:
         self.put(data, md5)
         return Digest(md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777)
 
-    def _adopt(self, path: str, on_bytes: Callable[[int], None] | None) -> Digest | None:
-        """Make the workspace file itself the object. None where the file system cannot."""
+    def _adopt(self, path: str, on_bytes: Callable[[int], None] | None) -> Digest:
+        """Have the workspace file itself become the object. Until then it may be written to: it is looked at once more
+        before."""
         digest = hashing.digest(path, on_bytes=on_bytes)
-        if self.has(digest.md5):
-            return digest
-        temporary = self.temporary()
-        try:
-            os.link(path, temporary)
-        except OSError as error:
-            if error.errno in _CANNOT_LINK:
-                return None
-            raise
-        # Until it has its name the file may be written to: it is looked at once more before, and made read-only then.
-        self._name(_Waiting(temporary, self.path(digest.md5), digest.stat[:2]))
+        self._name(_Waiting(path, self.path(digest.md5), digest))
         return digest
 
+    def _link_object(self, path: str, final: str, digest: Digest) -> None:
+        """Give a workspace file its second name, read-only. Nothing where the object is there, or the file changed."""
+        status = os.stat(path)
+        if _moment(status) != digest.stat[:2]:
+            return
+        try:
+            os.link(path, final)
+        except FileExistsError:
+            return
+        except OSError as error:
+            if error.errno not in _CANNOT_LINK:
+                raise
+            self._copy_object(path, final, digest)
+            return
+        os.chmod(final, READ_ONLY)
+        self._shown[path] = signature(os.stat(final))
+
+    def _copy_object(self, path: str, final: str, digest: Digest) -> None:
+        temporary = self.temporary()
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if hashing.copy_md5(path, fd) != digest.md5:
+                os.unlink(temporary)
+                return
+        finally:
+            os.close(fd)
+        os.chmod(temporary, READ_ONLY)
+        sync_all([temporary], str(self.root))
+        os.rename(temporary, final)
+
     def show(self, path: str, digest: Digest, kind: str) -> Digest:
-        """Have a workspace file that was taken in be a link to its object.
+        """Have a workspace file that was taken in be a link to its object, which has its name by now.
 
         Raises:
             Conflict: the file changed after it was hashed; it stays as it is.
         """
         if not digest.size:
             return digest  # as DVC: an empty file is not linked
-        final, status = self.path(digest.md5), os.stat(path)
-        if _moment(status) != digest.stat[:2] or not os.path.exists(final):
-            raise Conflict(f"{path} changed while it was read", hint="wait until it is written, then run again")
-        stored = os.stat(final)
-        linked = os.path.samestat(status, stored)
-        if kind == "symlink" or (not linked and status.st_dev == stored.st_dev):
-            self.link_into(final, path, (kind, "copy"))
-        return Digest(digest.md5, digest.sha256, signature(os.stat(path)), digest.mode)
+        shown = self._shown.pop(path, None)
+        if shown is None or kind == "symlink":
+            final, status = self.path(digest.md5), os.stat(path)
+            if _moment(status) != digest.stat[:2] or not os.path.exists(final):
+                raise Conflict(f"{path} changed while it was read", hint="wait until it is written, then run again")
+            stored = os.stat(final)
+            if kind == "symlink" or (not os.path.samestat(status, stored) and status.st_dev == stored.st_dev):
+                self.link_into(final, path, (kind, "copy"))
+            shown = signature(os.stat(path))
+        return Digest(digest.md5, digest.sha256, shown, digest.mode)
 
     # --- placing ---
 
