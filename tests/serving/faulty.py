@@ -18,6 +18,7 @@ import numpy as np
 from holdfast.core.records import Arm, Package, Release
 from holdfast.serving.journal import Journal
 from holdfast.serving.model import Loaded
+from holdfast.serving.predict import Options
 from holdfast.serving.replica import Replica, stamp_of
 from tests.serving.world import fields
 
@@ -86,6 +87,7 @@ async def main(told: dict[str, Any]) -> None:
     replica = Replica(
         service="s", environment="production", name=told["name"], release=read, stamp=stamp_of(path), load=load,
         journal=Journal(Path(told["folder"]), replica=told["name"]), now=lambda: time.time_ns() // 1000,
+        options=Options(balanced=True),
     )  # fmt: skip
     kind, _, where = told["listen"].partition(":")
     place: Any = Path(where)

@@ -143,7 +143,9 @@ def build(workspace: Workspace, config: ReplicaConfig) -> Replica:
         )
         if config.traces
         else None,
-        options=Options(replay=config.replay, deadline=config.deadline, max_rows=config.max_rows),
+        options=Options(
+            replay=config.replay, balanced=not config.guarded, deadline=config.deadline, max_rows=config.max_rows
+        ),
     )
     oip.mount(replica)
     invocations.mount(replica)

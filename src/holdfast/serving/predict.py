@@ -139,9 +139,11 @@ def _has_time(fields: Sequence[FieldSpec]) -> bool:
 
 
 class Options(NamedTuple):
-    """How a replica answers. Times in seconds."""
+    """How a replica answers. Times in seconds. ``balanced``: callers come by our balancer, which alone may say that a
+    request is asked again because a replica died on it."""
 
     replay: bool = False
+    balanced: bool = False
     deadline: float = 30.0
     challenger_deadline: float = 2.0
     load_deadline: float = 300.0
@@ -399,7 +401,8 @@ class Predictions:
                 f"unknown arm {force!r} in X-Holdfast-Arm", hint="use champion or challenger", number="HF106"
             )
         at = [received] * n if when is None else self._times(when, n)
-        return Call(state, rows, ids, keys, at, received, begun, force, b"x-holdfast-retry" in headers, request.marks)
+        retry = self.options.balanced and b"x-holdfast-retry" in headers
+        return Call(state, rows, ids, keys, at, received, begun, force, retry, request.marks)
 
     def _times(self, when: Any, n: int) -> list[int]:
         if not self.options.replay:
