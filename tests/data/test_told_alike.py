@@ -162,7 +162,7 @@ def test_what_was_disturbed_is_told_and_mended_as_dvc_does(dvc: str, repo: Repos
         for out in pointer.outs:
             way = rng.choice(WAYS)
             way(repo, out, rng)
-            done[out.path] = way.__name__
+            done[os.path.relpath(out.place, repo.root)] = way.__name__
     assert status.as_dvc(status.outs(repo)) == json.loads(run(dvc, repo, "status", "--json")), done
 
     # Where nothing is lacking, both bring back the same.
@@ -172,8 +172,11 @@ def test_what_was_disturbed_is_told_and_mended_as_dvc_does(dvc: str, repo: Repos
                 checkout.checkout(repo, [out.place], force=True)
             except HoldfastError:
                 continue
-            assert status.outs(repo, [out.place]) == [], (out.path, done)
-            wanted = {**NEW, **OLD, **SEVERAL}[os.path.relpath(out.place, repo.root)]
+            left = [state.state for state in status.outs(repo, [out.place])]
+            assert left in ([], ["not in cache"]), (out.path, done)
+            if out.legacy:
+                continue  # text with other line ends is the same to 2.x
+            wanted = {**NEW, **SEVERAL}[os.path.relpath(out.place, repo.root)]
             assert (content(out.place) if out.place.is_dir() else out.place.read_bytes()) == wanted, (out.path, done)
     assert status.as_dvc(status.outs(repo)) == json.loads(run(dvc, repo, "status", "--json")), done
 
@@ -232,7 +235,7 @@ def test_one_out_of_several_is_meant_alone(repo: Repository) -> None:
     for name in SEVERAL:
         gone(repo, Out(repo.root / name, name, None), random.Random(0))
     assert len(status.outs(repo, [Path("s/several.dvc")])) == len(status.outs(repo, [Path("s")])) == 3
-    assert [s.path for s in status.outs(repo, [Path("s/two")])] == ["two"]
+    assert [s.path for s in status.outs(repo, [Path("s/two")])] == ["s/two"]
     checkout.checkout(repo, [Path("s/two/t")])
     assert content(repo.root / "s" / "two") == {"t": b"2"}
     checkout.checkout(repo, [Path("s/one"), Path("s/two")])

@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.core.errors import NotFound
 from holdfast.data import cache as caches
 from holdfast.data import pointers, snapshot
+from holdfast.data.complete import Completeness
 from holdfast.data.pointers import Out, Pointer
 from holdfast.data.repository import Repository
 
@@ -45,9 +46,10 @@ def outs(repo: Repository, targets: Sequence[Path] = (), *, granular: bool = Fal
         BadInput: a pointer cannot be used.
     """
     found = []
+    complete = Completeness(repo, caches.of(repo))
     for pointer in choose(repo, targets):
         for out in pointer.outs:
-            state = of_out(repo, pointer, out, granular=granular)
+            state = of_out(repo, pointer, out, granular=granular, complete=complete)
             if state is not None:
                 found.append(state)
     return found
@@ -117,16 +119,19 @@ def tracked(repo: Repository, targets: Sequence[Path] = ()) -> list[Out]:
     return found
 
 
-def of_out(repo: Repository, pointer: Pointer, out: Out, *, granular: bool = False) -> OutState | None:
+def of_out(
+    repo: Repository, pointer: Pointer, out: Out, *, granular: bool = False, complete: Completeness | None = None
+) -> OutState | None:
     """How one out differs; None when it does not."""
-    name = os.path.relpath(pointer.file, repo.root)
+    name, path = os.path.relpath(pointer.file, repo.root), os.path.relpath(out.place, repo.root)
     if out.md5 is None:
-        return OutState(name, out.path, "new")
+        return OutState(name, path, "new")
     cache = caches.of(repo)
-    stored = not out.cache or cache.has(out.md5, legacy=out.legacy)
+    if out.cache and not (complete or Completeness(repo, cache)).has(out):
+        # As DVC: what could not be placed again is told first, whatever lies in the workspace.
+        return OutState(name, path, "not in cache")
     if not os.path.lexists(out.place):
-        # As DVC: what is neither here nor in the cache was never fetched.
-        return OutState(name, out.path, "deleted" if stored else "not in cache")
+        return OutState(name, path, "deleted")
     if out.legacy:
         from holdfast.data import legacy
 
@@ -136,14 +141,14 @@ def of_out(repo: Repository, pointer: Pointer, out: Out, *, granular: bool = Fal
         same = taken.md5 == out.md5
         now = {} if same else taken.members
     if same:
-        return None if stored else OutState(name, out.path, "not in cache")
-    if not granular or not out.is_folder or not stored:
-        return OutState(name, out.path, "modified")
+        return None
+    if not granular or not out.is_folder or not out.cache:
+        return OutState(name, path, "modified")
     then = cache.members(out.md5, legacy=out.legacy)
     added = sorted(now.keys() - then.keys())
     removed = sorted(then.keys() - now.keys())
     changed = sorted(path for path, md5 in now.items() if path in then and then[path] != md5)
-    return OutState(name, out.path, "modified", added, changed, removed)
+    return OutState(name, path, "modified", added, changed, removed)
 
 
 def as_dvc(states: Sequence[OutState]) -> dict[str, list[dict[str, dict[str, str]]]]:
