@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 DEFAULT_PORT = 6566
+PUSHES_AT_ONCE = 32
 LOOK_EVERY = 1.0
 """Seconds between two looks at what is applied, and at whether pushed rows are to be landed."""
 log = logging.getLogger("holdfast.features.server")
@@ -213,6 +215,8 @@ def _listening(host: str, port: int) -> socket.socket:
 
 async def _serve(server: FeatureServer, place: socket.socket, pusher: Pusher | None) -> None:
     loop = asyncio.get_running_loop()
+    # a push waits in a thread for its fsync, which all that wait share
+    loop.set_default_executor(ThreadPoolExecutor(PUSHES_AT_ONCE, thread_name_prefix="features"))
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
