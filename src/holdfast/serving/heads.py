@@ -17,7 +17,8 @@ _LINE = b"\r\n" + ID + b": "
 _ID_LINE = re.compile(re.escape(_LINE) + rb"([0-9A-Za-z._-]{1,64})").fullmatch
 # Other methods (CONNECT), and these headers, change how the bytes after the head are read or what may follow.
 _METHODS = frozenset(("GET", "HEAD", "POST"))
-_NEVER = frozenset((b"connection", b"expect", b"transfer-encoding", b"upgrade"))
+_NEVER = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
+_KEEP = b"keep-alive"
 
 
 class Head(NamedTuple):
@@ -54,11 +55,11 @@ class Heads:
         return head, headers, data[end + 4 :]
 
     def remember(self, data: bytes, head: Head) -> None:
-        """Keep what was read from the beginning of ``data``, if the request is all of it and kept alive by its version."""
+        """Keep what was read from the beginning of ``data``, if the request is all of it. For requests that keep their connection."""
         end = data.find(b"\r\n\r\n", 0, MOST_BYTES)
         if end < 0 or len(data) != end + 4 + head.length or head.method not in _METHODS:
             return
-        if not _NEVER.isdisjoint(head.headers):
+        if not _NEVER.isdisjoint(head.headers) or head.headers.get(b"connection", _KEEP).lower() != _KEEP:
             return
         line = data.rfind(b"\r\n", 0, end)
         named = line >= 0 and _ID_LINE(data, line, end) is not None
