@@ -71,12 +71,12 @@ class FolderRemote:
         self.cache = Cache(root)
 
     def present(self, names: Iterable[Name]) -> set[Name]:
-        wanted = set(names)
-        new = {n.md5 for n in wanted if not n.legacy}
-        old = {n.md5 for n in wanted if n.legacy}
-        there = self.cache.present(new)
-        there_old = self.cache.present(old, legacy=True) if old else set()
-        return {n for n in wanted if n.md5 in (there_old if n.legacy else there)}
+        found: set[Name] = set()
+        wanted = list(names)
+        for legacy in (False, True):
+            mine = {name.md5: name for name in wanted if name.legacy == legacy}
+            found.update([mine[md5] for md5 in self.cache.present(mine, legacy=legacy)] if mine else ())
+        return found
 
     def put(self, name: Name, file: str) -> None:
         temporary = self.cache.temporary()

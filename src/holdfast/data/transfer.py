@@ -98,10 +98,9 @@ def _push(
 ) -> None:
     files: set[Name] = set()
     manifests: set[Name] = set()
-    described: dict[Name, str] = {}
+    folders: list[tuple[Out, dict[str, str]]] = []
     for out in outs:
         name = Name(str(out.md5), out.legacy)
-        described.setdefault(name, out.path)
         if not out.is_folder:
             files.add(name)
             continue
@@ -110,17 +109,19 @@ def _push(
                 moved.missing.append(f"{out.path} ({name.md5[:8]})")
             continue
         manifests.add(name)
-        for path, md5 in cache.members(name.md5, legacy=name.legacy).items():
-            member = Name(md5, out.legacy)
-            files.add(member)
-            described.setdefault(member, f"{out.path}/{path}")
+        members = cache.members(name.md5, legacy=name.legacy)
+        files.update([Name(md5, out.legacy) for md5 in members.values()])
+        folders.append((out, members))
     there = remote.present(files | manifests)
     todo = sorted(files - there)
     held = {
         legacy: cache.present([n.md5 for n in todo if n.legacy == legacy], legacy=legacy) for legacy in (False, True)
     }
     absent = [n for n in todo if n.md5 not in held[n.legacy]]
-    moved.missing += [f"{described[n]} ({n.md5[:8]})" for n in absent]
+    if absent:
+        described = {Name(md5, out.legacy): f"{out.path}/{path}" for out, m in folders for path, md5 in m.items()}
+        described |= {Name(str(out.md5), out.legacy): out.path for out in outs}
+        moved.missing += [f"{described[n]} ({n.md5[:8]})" for n in absent]
     moved.already += len(there)
     ready = [n for n in todo if n.md5 in held[n.legacy]]
     _send(cache, remote, ready, verify, progress, moved)
