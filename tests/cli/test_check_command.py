@@ -229,6 +229,12 @@ def test_a_waiver_is_seen_wherever_the_verdict_is(project: Path, checked: Any) -
     assert [w["check"] for w in shown["waivers"]] == ["precision"]
     assert holdfast(project, "models", "show", "churn@1").stdout.count(WHY) == 2
     assert "waive" in holdfast(project, "models", "history", "churn").stdout
+    assert "Waivers in force" in (project / "card.html").read_text()
+    assert WHY in holdfast(project, "status").stdout
+    told = json.loads(holdfast(project, "status", "--json").stdout)["waivers"]
+    assert [(w["model"], w["version"], w["check"], w["reason"]) for w in told] == [("churn", 1, "precision", WHY)]
+    (listed,) = json.loads(holdfast(project, "models", "list", "churn", "--json").stdout)
+    assert listed["waived"] == ["precision"]
     for until, says in (("2020-01-01", "must end in the future"), ("soon", "soon")):
         refused = holdfast(project, "models", "waive", "churn@1", "recall", "--until", until, "--reason", "late")
         assert refused.returncode == 1 and says in refused.stderr and "Traceback" not in refused.stderr

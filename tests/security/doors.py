@@ -1,7 +1,8 @@
 """Every door: each route of the control plane (from its table), each command (from the click tree), each public function
 of the modules that move approvals and traffic. What is added to one of the three is tried without being named here.
 
-``python -m tests.security.doors FOLDER [KIND …]`` tries them and prints what got through, as JSON; run with ``-O`` too.
+``python -m tests.security.doors FOLDER WORLDS [KIND …]`` tries each in that many worlds (``all``: in every one) and prints what
+got through, as JSON; run with ``-O`` too.
 """
 
 from __future__ import annotations
@@ -370,7 +371,7 @@ def main(folder: str, each: str, *kinds: str) -> None:
     root = Path(folder)
     with world.make(root / "project") as ws:
         found = {}
-        for kind, doors in everything(ws, root / "scratch", kinds or KINDS).items():
+        for kind, doors in everything(ws, root / "scratch", kinds or KINDS, slow=each == "all").items():
             found[kind] = attempt(ws, doors, PAIRS, each=None if each == "all" else int(each))._asdict()
     print(json.dumps(found))
 

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from holdfast.core.definitions import Model, Threshold
-from holdfast.core.errors import BadDefinition, HoldfastError
+from holdfast.core.errors import BadDefinition, BadInput, HoldfastError
 from holdfast.core.model_definitions import MEASURED
 from holdfast.core.ports import Launcher
 from holdfast.core.records import Record
@@ -150,6 +150,8 @@ def _metrics(task: str, scores: Array, y: Array) -> dict[str, float]:
 def _scores(estimator: Any, rows: Array, task: str) -> Array:
     if task == "regression":
         return np.asarray(estimator.predict(rows), dtype=np.float64)
+    if not hasattr(estimator, "predict_proba"):
+        raise BadInput(f"{type(estimator).__name__} gives no probabilities", hint="wrap it in CalibratedClassifierCV")
     proba = np.asarray(estimator.predict_proba(rows), dtype=np.float64)
     return proba[:, 1] if task == "binary" else proba
 

@@ -308,3 +308,22 @@ def test_a_copy_is_downloaded_from_where_its_original_is(api: Api) -> None:
     copy = api.get("model-versions/get", name="m", version="2")["model_version"]
     assert copy["source"] == "models:/m/1" and copy["run_id"] == "another"
     assert api.get("model-versions/get-download-uri", name="m", version="2")["artifact_uri"] == "runs:/elsewhere/model"
+
+
+def test_waivers_in_force_are_a_tag_that_ends_by_itself(gated: Api) -> None:
+    from holdfast.core.records import Waiver
+    from holdfast.registry import waivers
+
+    gated.model()
+    now = gated.workspace.clock.now()
+    for check, until in (("accuracy", now + 10**9), ("latency", now + 1)):
+        waiver = Waiver(check=check, by="ann", reason="known", until=until, at=now, model="fraud", version=1)
+        waivers.grant(gated.workspace.ledger, waiver, at=now)
+    asked = [
+        gated.get("model-versions/get", name="fraud", version="1")["model_version"],
+        gated.get("model-versions/search", filter="name='fraud'")["model_versions"][0],
+        gated.get("registered-models/get", name="fraud")["registered_model"]["latest_versions"][0],
+    ]
+    for version in asked:
+        (tag,) = version["tags"]
+        assert tag["key"] == "holdfast.waived" and tag["value"].startswith("accuracy by ann until ")
