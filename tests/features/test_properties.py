@@ -19,6 +19,7 @@ from tests.features import oracle, worlds
 
 from holdfast.backends.engine_duckdb import DuckdbEngine
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
+from holdfast.core import definitions as d
 from holdfast.features import point_in_time, push
 from holdfast.features.lookup import Lookup, compile_plan
 
@@ -82,7 +83,8 @@ def test_kept_sorted_events_give_the_same_bytes(tmp_path: Path, engine: DuckdbEn
 
 
 def check_online(seed: int, folder: Path, connect: Callable[[Path], Any] | None = None) -> int:
-    """Questions in time order; before each, what is known by then is pushed: late, repeated, in any order, with restarts."""
+    """Questions in time order; before each, what is known by then is pushed: late, repeated, in any order, with restarts and changes
+    of definitions."""
     world = worlds.make(seed)
     rng = random.Random(seed + 2)
     service = world.service
@@ -92,6 +94,7 @@ def check_online(seed: int, folder: Path, connect: Callable[[Path], Any] | None 
     asked = 0
     connect = connect or (lambda folder: EmbeddedOnlineStore(folder / "online", map_size=1 << 28))
     online = connect(folder)
+    beside = d.FeatureView("beside", world.view.entities, world.view.source, [d.Aggregation("i2", ["count"], ["1h"])])
     pusher = push.Pusher(folder, online, service.views, durable=False)
     try:
         for question in sorted(world.questions, key=lambda q: q["at"]):
@@ -107,7 +110,12 @@ def check_online(seed: int, folder: Path, connect: Callable[[Path], Any] | None 
             sent = [*batch, *again]
             rng.shuffle(sent)
             for part in (sent[: len(sent) // 2], sent[len(sent) // 2 :]):
+                left = rng.random() < 0.01  # other definitions are applied, and then these again
+                if left:
+                    pusher.follow([beside])
                 pusher.push("src", [worlds.shown(r) for r in part], arrived=at)
+                if left:
+                    pusher.follow(service.views)
             if rng.random() < 0.04:
                 pusher.close()
                 if rng.random() < 0.3:
