@@ -314,7 +314,7 @@ def systems(work: Path, kinds: list[str], peers: list[str]) -> Iterator[System]:
                 folder,
                 port=port,
                 path="/",
-                env={"BENCH_MODEL": str(compiled)},
+                env={"BENCH_MODEL": str(compiled), "ORT_DISABLE_TELEMETRY": "1"},
             )
         if "bentoml" in peers:
             (folder / "service.py").write_text(BENTO)

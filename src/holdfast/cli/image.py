@@ -112,6 +112,8 @@ def _workspace(workspace: Workspace, target: Path, service: str, version: int, c
     key = hashlib.sha256(b"holdfast image " + content.encode()).digest()
     (home / "keys").mkdir(parents=True)
     (home / "keys" / "release").write_bytes(key)
+    # Nothing may be written beside it in a container: every key a replica asks for has to be there.
+    (home / "keys" / "package").write_bytes(hashlib.sha256(b"holdfast image package " + content.encode()).digest())
     # What the log may keep goes with the version; hashes must be the same everywhere, so their key goes too.
     log = _log_policy(workspace, service)
     if log.get("redact") or log.get("key") == "hash":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -85,10 +86,15 @@ def parse(data: bytes, package: Package, *, threads: int = 1) -> OnnxPredictor:
         Unavailable: onnxruntime is not installed.
     """
     onnx_guard.inspect(data)
+    # The official builds tell their maker about models and machines; it is read when the library is first loaded, and the
+    # call is for those who loaded it before us. An operator who wants it sets the variable.
+    quiet = os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1") == "1"
     try:
         import onnxruntime
     except ImportError:
         raise Unavailable("onnxruntime is not installed", hint="pip install 'holdfast[onnx]'") from None
+    if quiet:
+        onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = threads
     options.log_severity_level = 4

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from holdfast.core.errors import Unavailable
 from holdfast.core.records import Arm, LabelRecord, Release
 from holdfast.protocols.mlflow import invocations
 from holdfast.protocols.oip import routes as oip
@@ -94,7 +95,13 @@ def loader(workspace: Workspace, *, threads: int = 1) -> Callable[[Arm], Loaded]
         if package.plan is not None:
             from holdfast.features.lookup import Lookup
 
-            lookup = Lookup(package.plan, workspace.online)
+            try:
+                lookup = Lookup(package.plan, workspace.online)
+            except OSError as problem:
+                raise Unavailable(
+                    f"the online store cannot be opened ({problem}), and the model has features",
+                    hint="name one that can: HOLDFAST_ONLINE_URL=redis://…",
+                ) from None
         golden: list[dict[str, Any]] = []
         if package.golden_file is not None:
             golden = msgspec.json.decode((folder / package.golden_file).read_bytes())["rows"]
