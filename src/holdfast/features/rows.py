@@ -139,7 +139,8 @@ def writes(
     keys, timestamp, arrival, sequence = plan["keys"], plan["timestamp"], plan["arrival"], plan["sequence"]
     fields = [(f["source_column"], f["dtype"]) for f in plan["fields"]]
     columns = [v["column"] for v in plan["values"]]
-    masks = [keep(v["where"]) if v["where"] and keep else None for v in plan["values"]]
+    true_for = {where: keep(where) for where in dict.fromkeys(v["where"] for v in plan["values"]) if where and keep}
+    masks = [true_for.get(v["where"]) for v in plan["values"]]
     newest: dict[bytes, list[Any]] = {}
     events: dict[bytes, list[blocks.Event]] = {}
     for i, row in enumerate(rows):
