@@ -7,14 +7,16 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from holdfast.core.definitions import Gate, at_least, deterministic
+from holdfast.core.definitions import Gate, Model, Service, at_least, deterministic, not_worse_than_champion
 from holdfast.core.errors import BadInput, Conflict, NotFound, NotTrusted
 from holdfast.core.identity import digest
-from holdfast.core.records import Arm, FileRef, ModelVersion
-from holdfast.lifecycle import adopt, notebook, outside
+from holdfast.core.records import Arm, FileRef, ModelVersion, Release
+from holdfast.lifecycle import adopt, decision, notebook, outside
+from holdfast.lifecycle.release import RELEASES
 from holdfast.registry import foreign, versions, waivers
 from holdfast.registry import package as packages
 from holdfast.server import dataplane
@@ -154,3 +156,37 @@ def test_bad_input_names_the_mend(ws: Workspace, rows: Path) -> None:
     with pytest.raises(Conflict) as refused:
         adopt.adopt(ws, packaged, data=rows, label="y", at=5)
     assert "holdfast check other@1" in str(refused.value.hint)
+
+
+def test_a_package_is_measured_like_one_trained_here(ws: Workspace, rows: Path) -> None:
+    """Asked through a real server, compared with the service's champion on the same rows, and recorded why."""
+    gate = Gate(
+        at_least("accuracy", 0.8),
+        deterministic(served=True),
+        not_worse_than_champion("roc_auc", margin=0.05),
+        decision_record=True,
+    )
+    service = Service("fraud", model=Model("fraud"), gate=gate)
+    first = notebook.save(ws, fitted(), "fraud", X=X, columns=["a", "b"])
+    arm = Arm(version=first.version, content=first.content, weight=100.0)
+    live = Release(service="fraud", model="fraud", environment="production", sequence=1, champion=arm)
+    with ws.ledger.transaction() as tx:
+        tx.put(RELEASES, "fraud/production", msgspec.to_builtins(live))
+    made = adopt.adopt(
+        ws,
+        logged(ws, skops.dumps(fitted()), file="model.skops", how="skops"),
+        data=rows,
+        label="y",
+        timestamp="at",
+        at=5,
+    )
+    verdict = outside.check_file(ws, made, gate, data=rows, label="y", service=service, at=6)
+    assert verdict.outcome == "pass", verdict.results
+    named = {(r.check, r.group) for r in verdict.results}
+    assert {("determinism", "in process against HTTP"), ("determinism", "compiled against original")} <= named
+    assert any(r.check == "champion(roc_auc)" and r.figure == pytest.approx(0.0, abs=1e-6) for r in verdict.results)
+    record = decision.get(ws, made)
+    assert record["content"] == made.content and {f["feature"] for f in record["why_these_features"]["importance"]} == {
+        "a",
+        "b",
+    }

@@ -39,7 +39,8 @@ MODULES = (
     "holdfast.registry.pointers", "holdfast.registry.versions", "holdfast.lifecycle.release", "holdfast.lifecycle.abtest",
     "holdfast.lifecycle.staged", "holdfast.lifecycle.rollouts", "holdfast.lifecycle.way_back", "holdfast.lifecycle.judge",
     "holdfast.lifecycle.loop", "holdfast.lifecycle.candidate", "holdfast.lifecycle.sources", "holdfast.lifecycle.build",
-    "holdfast.lifecycle.fit", "holdfast.lifecycle.register", "holdfast.lifecycle.measure", "holdfast.lifecycle.outside", "holdfast.lifecycle.notebook",
+    "holdfast.lifecycle.fit", "holdfast.lifecycle.register", "holdfast.lifecycle.measure", "holdfast.lifecycle.outside", "holdfast.lifecycle.adopt",
+    "holdfast.lifecycle.notebook",
 )  # fmt: skip
 # Commands that listen until they are stopped. What they would do is tried through the routes and the functions.
 LISTENERS = {"serve", "up", "server", "features serve", "loop run"}
@@ -306,6 +307,8 @@ def _value(name: str, ws: Workspace, tx: Any, wish: int, function: str) -> Any:
         "missing_for_production",
         "check",
         "check_file",
+        "adopt",
+        "require_package",
     ):
         return target
     if name == "model" and function == "note_live_features":

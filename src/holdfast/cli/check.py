@@ -77,7 +77,10 @@ def check(
             if label is None:
                 raise click.UsageError("--data needs --label COLUMN")
             gate = owners[0].gate if owners else outside.rules_from_text(rules)
-            verdict = outside.check_file(ws, found, gate, data=data, label=label, task=task, at=ws.clock.now())  # type: ignore[arg-type]
+            verdict = outside.check_file(
+                ws, found, gate, data=data, label=label, task=task, at=ws.clock.now(),  # type: ignore[arg-type]
+                service=owners[0] if owners else None,
+            )  # fmt: skip
         else:
             verdict = measure.check(ws, owners[0], found, at=ws.clock.now())
 

@@ -51,7 +51,7 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
     """Bring VERSION (name@7, name@champion, name@latest) to staging, smoke-test it there, and start its rollout."""
     from holdfast.cli.serve import python_for
     from holdfast.core.errors import NotApproved
-    from holdfast.lifecycle import rollouts, staged
+    from holdfast.lifecycle import adopt, rollouts, staged
     from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.serving import environment
@@ -59,6 +59,7 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
 
     with Workspace.open() as ws:
         found = versions.resolve(ws.ledger, version)
+        adopt.require_package(ws, found)
         owner = _service_of_model(ws, found, service)
         now = ws.clock.now()
         if goal == "production":

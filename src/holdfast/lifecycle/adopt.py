@@ -83,6 +83,17 @@ def adopt(
     )  # fmt: skip
 
 
+def require_package(ws: Workspace, version: ModelVersion) -> None:
+    """Raises:
+    BadInput: an MLflow client logged the version, and nothing that can be served was made of it."""
+    if not _is_package(ws, version):
+        reference = f"{version.name}@{version.version}"
+        raise BadInput(
+            f"{reference} is as an MLflow client logged it, and a service answers from packages",
+            hint=f"`holdfast models package {reference} --data ROWS` makes a version of it that can be served",
+        )
+
+
 def _is_package(ws: Workspace, version: ModelVersion) -> bool:
     from holdfast.registry import package as packages
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from holdfast.validation.served import Served
     from holdfast.workspace import Workspace
 
-ASKED_ROWS = 500
-
 
 def measure(
     ws: Workspace, service: Service, *, name: str, version: int, record: TrainingSet, cycle: str, at: int
@@ -44,7 +42,7 @@ def measure(
     rows = Rows(ws, model, record)
     X, y, times = rows.part("test")  # noqa: N806
     X_train, y_train, _ = rows.part("train")  # noqa: N806
-    champion, champion_scores, champion_threshold = champion_on(ws, service, rows, X)
+    champion, champion_scores, champion_threshold = champion_on(ws, service.name, rows.columns, X)
     vouched = outside.vouched(ws, manifest, folder)
     predictor = formats.load(folder, manifest, trusted=vouched)
     original = formats.load(folder, manifest, original=True, trusted=vouched) if manifest.original_file else None
@@ -95,11 +93,10 @@ def _served(
     """What a real server of the version answers, where a rule asks for it."""
     from holdfast.lifecycle import probe
 
-    if not any(str(option).startswith("served") for rule in rules for option in rule.options):
+    if not probe.wanted(rules):
         return None
-    index = rows.split.test[
-        np.linspace(0, len(rows.split.test) - 1, min(ASKED_ROWS, len(rows.split.test))).astype(np.int64)
-    ]
+    held = len(rows.split.test)
+    index = rows.split.test[np.linspace(0, held - 1, min(probe.ROWS, held)).astype(np.int64)]
     requests = rows.table.select([f.name for f in manifest.request]).take(index.tolist()).to_pylist()
     return probe.ask(ws, version, manifest, requests, [int(t) for t in rows.times[index]])
 
@@ -125,8 +122,14 @@ def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
     return msgspec.convert(outcome["verdict"], Verdict)
 
 
-def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[str, Any, float | None]:  # noqa: N803
-    """The live champion (``name@version``, empty where there is none), its scores on the same rows, its threshold.
+def champion_on(
+    ws: Workspace,
+    service: str,
+    columns: Sequence[str],
+    X: Any,  # noqa: N803
+) -> tuple[str, Any, float | None]:
+    """The live champion (``name@version``, empty where there is none), its scores on the same rows (n, d) with their
+    ``columns``, its threshold.
 
     Scores are None where the champion takes inputs these rows do not have: the comparison is then named and not made,
     which holds.
@@ -135,15 +138,15 @@ def champion_on(ws: Workspace, service: Service, rows: Rows, X: Any) -> tuple[st
     from holdfast.lifecycle import release
     from holdfast.registry import package as packages
 
-    live = release.current(ws.ledger, service.name, "production")
+    live = release.current(ws.ledger, service, "production")
     if live is None or live.champion is None:
         return "", None, None
     reference = f"{live.model}@{live.champion.version}"
     manifest = packages.load(ws.objects, live.champion.content)
     names = [spec.name for spec in manifest.inputs]
-    if any(name not in rows.columns for name in names):
+    if any(name not in columns for name in names):
         return reference, None, None
     folder = packages.unpack(ws.objects, manifest, ws.path("packages", live.champion.content))
     predictor = formats.load(folder, manifest, trusted=outside.vouched(ws, manifest, folder))
-    index = [rows.columns.index(name) for name in names]
+    index = [list(columns).index(name) for name in names]
     return reference, np.asarray(predictor.scores(X[:, index]), dtype=np.float64), manifest.threshold

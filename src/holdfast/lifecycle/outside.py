@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from holdfast.core.definitions import Gate, Rule
+from holdfast.core.definitions import Gate, Rule, Service
 from holdfast.core.errors import BadData, BadInput, NotFound
 from holdfast.core.identity import canonical
 from holdfast.core.records import FieldSpec, ModelVersion, Package, Verdict
@@ -21,6 +21,7 @@ from holdfast.registry.foreign import Task
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from holdfast.validation.served import Served
     from holdfast.workspace import Workspace
 
 
@@ -33,12 +34,17 @@ def check_file(
     label: str,
     task: Task = "binary",
     threshold: float | None = None,
+    service: Service | None = None,
     at: int,
 ) -> Verdict:
     """Measure ``version`` by ``gate`` on the rows of a CSV or parquet file, attach the verdict, return it.
 
     The model's columns are those its signature names, else all columns but the label and those the gate groups by, in
-    the file's order. Empty cells are missing values.
+    the file's order. Empty cells are missing values. A version that is a package is also asked through a real server,
+    where a rule wants that.
+
+    Args:
+        service: whose version it is: its champion is compared with, and a decision record is made.
 
     Raises:
         NotFound: no such file, or it lacks a column.
@@ -46,6 +52,7 @@ def check_file(
         BadInput, NotTrusted: the version holds no model the gate can load.
     """
     from holdfast import formats
+    from holdfast.lifecycle import decision, layers, measure
     from holdfast.registry import package as packages
     from holdfast.registry import versions, waivers
     from holdfast.validation import evidence
@@ -66,10 +73,19 @@ def check_file(
     folder = packages.unpack(ws.objects, package, ws.path("packages", version.content))
     may_run = vouched(ws, package, folder)
     predictor = formats.load(folder, package, trusted=may_run)
+    compiled = package.original_file not in (None, package.model_file)
+    X = np.column_stack([numbers(table, c, data) for c in columns])  # noqa: N806
+    champion = ("", None, None) if service is None else measure.champion_on(ws, service.name, columns, X)
     context = evidence.Context(
         predictor=predictor,
+        original=formats.load(folder, package, original=True, trusted=may_run) if compiled else None,
         package=package,
-        X=np.column_stack([numbers(table, c, data) for c in columns]),
+        X=X,
+        champion=champion[0],
+        champion_scores=champion[1],
+        champion_threshold=champion[2],
+        served=_served(ws, gate.rules, version, package, X, at=at),
+        layers={} if service is None else layers.of(ws, service.model, at=at),
         y=_labels(table, label, data),
         groups={g: np.asarray(table[g].to_pylist(), dtype=object) for g in groups},
         folder=folder,
@@ -88,7 +104,30 @@ def check_file(
     )
     ws.objects.put(canonical([msgspec.to_builtins(e) for e in measured]))
     versions.attach_verdict(ws.ledger, verdict, at=at, actor=ws.actor)
+    if service is not None:
+        why = decision.make(ws, service.model, version, context, verdict, evidence=measured, at=at)
+        decision.store(ws.ledger, why, decision.put(ws, why), version, at=at, actor=ws.actor)
     return verdict
+
+
+def _served(
+    ws: Workspace,
+    rules: Sequence[Rule],
+    version: ModelVersion,
+    package: Package,
+    X: Any,  # noqa: N803
+    *,
+    at: int,
+) -> Served | None:
+    """What a real server of the version answers to the rows, where a rule asks for it and the version can be served so."""
+    from holdfast.lifecycle import probe
+
+    if not probe.wanted(rules) or package.golden_file is None or package.plan is not None:
+        return None
+    index = np.linspace(0, len(X) - 1, min(probe.ROWS, len(X))).astype(np.int64)
+    names = [f.name for f in package.inputs]
+    requests = [{n: None if np.isnan(v) else v for n, v in zip(names, row, strict=True)} for row in X[index].tolist()]
+    return probe.ask(ws, version, package, requests, [at] * len(index))
 
 
 def rules_from_text(texts: Sequence[str]) -> Gate:

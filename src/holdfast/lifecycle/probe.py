@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from holdfast.core.definitions import Rule
 from holdfast.core.errors import HoldfastError
 from holdfast.core.records import Arm, Json, ModelVersion, Package, Release
 
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from holdfast.validation.served import Served
     from holdfast.workspace import Workspace
 
+ROWS = 500
+"""Most rows that are asked."""
 _PREFIX = "check-"
+
+
+def wanted(rules: Sequence[Rule]) -> bool:
+    """Whether a rule asks for what a real server answers."""
+    return any(str(option).startswith("served") for rule in rules for option in rule.options)
 
 
 def ask(

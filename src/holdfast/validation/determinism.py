@@ -47,7 +47,9 @@ def determinism(context: Context, rule: Rule) -> list[Evidence]:
     if context.served is not None:
         out += _served(context, context.served, check)
     elif rule.options.get("served"):
-        missing = "no server ran for this check: run it from the project, on a version trained here"
+        missing = (
+            "no server ran for this check: it takes a version trained here, or packaged (`holdfast models package`)"
+        )
         out.append(Evidence(check=check, figure=None, group="over HTTP", details={"missing": missing}))
     return out
 

@@ -83,7 +83,9 @@ def _served(context: Context, rule: Rule, check: str) -> list[Evidence]:
     if not asked:
         return []
     if served is None or not len(served.seconds):
-        missing = "no server ran for this check: run it from the project, on a version trained here"
+        missing = (
+            "no server ran for this check: it takes a version trained here, or packaged (`holdfast models package`)"
+        )
         return [Evidence(check=check, figure=None, group=name, details={"missing": missing}) for name in asked]
     if served.refused:
         fault = f"the server refused {served.refused} of the requests: {served.problems[0]}"
