@@ -128,7 +128,6 @@ def release() -> None:
 def status(service: str, as_json: bool) -> None:
     """Who answers for SERVICE, with which share, and where a rollout stands."""
     from holdfast.lifecycle import release as releasing
-    from holdfast.lifecycle import staged
     from holdfast.workspace import Workspace
 
     with Workspace.open(create=False) as ws:
