@@ -22,6 +22,8 @@ from ruamel.yaml import YAML
 from holdfast.cli.image import image as image_command
 from holdfast.cli.image import manifests
 from holdfast.core.errors import BadInput, Refused
+from holdfast.core.records import FileRef
+from holdfast.registry import package as packages
 from holdfast.registry import versions
 from holdfast.serving import image
 from holdfast.workspace import Workspace
@@ -69,9 +71,15 @@ def test_the_context_is_reproducible_and_its_store_serves_the_version(
     pins = (tmp_path / "one" / "requirements.lock").read_text().splitlines()
     assert all("==" in p for p in pins) and any(p.startswith("onnxruntime==") for p in pins)
     assert not any(p.startswith(("pytest", "scikit-learn")) for p in pins)
+    home = tmp_path / "one" / "workspace" / ".holdfast"
+    before = folder_digest(home)
     with Workspace.open(tmp_path / "one" / "workspace") as baked, serving(baked, "--replicas", "1") as server:
         server.until_version(1)
         assert server.predict({"a": 1.0, "b": 0.0})[0] == 200
+    # A container's root is read-only: nothing is written but on its volumes (and the log this test keeps).
+    written = {n for n, sha in folder_digest(home).items() if before.get(n) != sha}
+    volumes = [Path(place).name for _, place in image._VOLUMES]
+    assert written and {n.split("/")[0] for n in written} <= {*volumes, "logs"}, written
 
 
 HASH = "--hash=sha256:" + "c" * 64
@@ -109,6 +117,19 @@ def test_a_model_of_another_environment_gets_no_image_that_could_not_serve_it(
     done = CliRunner().invoke(image_command, ["toy@1", str(tmp_path / "out"), "--base", BASE])
     assert isinstance(done.exception, Refused) and "0.1.0" in done.exception.message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_code_is_not_put_into_an_image(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = b"cpickle"
+    ref = FileRef(sha256=workspace.objects.put(data), size=len(data))
+    signed = packages.sign_file(workspace.objects, {"m.pkl": ref}, ref.sha256, workspace.secret("package"))
+    content = add_package(workspace, format="pickle", model_file="m.pkl", files=signed)
+    versions.create(workspace.ledger, "toy", content=content, run_id=None, at=1, actor="me")
+    monkeypatch.chdir(workspace.root)
+    done = CliRunner().invoke(image_command, ["toy@1", str(tmp_path / "out"), "--base", BASE])
+    assert isinstance(done.exception, Refused) and "safe format" in (done.exception.hint or "")
 
 
 @pytest.mark.peer

@@ -45,6 +45,7 @@ def image(
 ) -> None:
     """Write a container build context for MODEL@VERSION into TARGET: the model, a lock, a non-root Dockerfile."""
     from holdfast.core.errors import Conflict, Refused
+    from holdfast.core.records import SIGNATURES
     from holdfast.lifecycle import approval
     from holdfast.registry import package as packages
     from holdfast.registry import versions
@@ -62,13 +63,14 @@ def image(
             base=base, service=name, local_wheel=wheel.name if wheel else None, hashed=lock_file is not None or hashes
         )
         package = packages.load(workspace.objects, found.content)
+        if SIGNATURES in package.files:
+            raise Refused(
+                f"{found.name}@{found.version} is code, signed with this store's key, which an image does not carry",
+                hint="package the model in a safe format: ONNX, skops, XGBoost, LightGBM",
+                number="HF455",
+            )
         # The lock pins what is installed here: the container could not serve it otherwise either.
         environment.check(package)
-        if package.format in ("pickle", "mlflow_pyfunc"):
-            raise Refused(
-                f"{found.name}@{found.version} runs code that only this store vouches for, and an image is another place",
-                hint="make it of parts that a safe format holds, or export it to ONNX (docs/formats.md)",
-            )
         pins = environment.closure(environment.roots(package))
         if wheel is not None:
             pins.pop("holdfast", None)
