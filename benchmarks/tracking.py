@@ -4,7 +4,7 @@ client itself costs, a server that answers ``{}`` (to who asks for a history: on
 Durability is the same on both sides: a killed process loses nothing acknowledged (WAL with synchronous=NORMAL here,
 SQLite's defaults there). Read ratios, not absolute numbers: client and servers share the machine.
 
-    python -m benchmarks tracking [--quick] [--only PART] [--json FILE]
+    python -m benchmarks tracking [--quick] [--only PART] [--no-peer] [--json FILE]
 """
 
 from __future__ import annotations
@@ -286,8 +286,8 @@ def in_process(python: str, *arguments: str) -> Any:
 PARTS = ("log", "runs", "history", "search")
 
 
-def measure(parts: Sequence[str], *, quick: bool) -> dict[str, dict[str, float]]:
-    """Every figure of every server: Holdfast, MLflow, and the floor."""
+def measure(figures: dict[str, dict[str, float]], parts: Sequence[str], *, quick: bool, theirs_too: bool) -> None:
+    """Every figure of every server, as it is found: Holdfast, MLflow's where ``theirs_too``, and the floor."""
     from tests.peers.environments import python_of
 
     peer = str(python_of("mlflow"))
@@ -297,11 +297,10 @@ def measure(parts: Sequence[str], *, quick: bool) -> dict[str, dict[str, float]]
         peer, "-m", "mlflow", "server", "--backend-store-uri", "sqlite:///mlflow.db", "--default-artifact-root", "./artifacts",
         "--port",
     ]  # fmt: skip
-    figures: dict[str, dict[str, float]] = {}
     with contextlib.ExitStack() as open_:
         folder = Path(open_.enter_context(tempfile.TemporaryDirectory()))
         ports: dict[str, int] = {}
-        for name, argv in (("holdfast", ours), ("mlflow", theirs)):
+        for name, argv in (("holdfast", ours), *([("mlflow", theirs)] if theirs_too else [])):
             (folder / name).mkdir()
             ports[name] = free_port()
             figures[name] = open_.enter_context(running([*argv, str(ports[name])], folder / name, ports[name]))
@@ -321,15 +320,15 @@ def measure(parts: Sequence[str], *, quick: bool) -> dict[str, dict[str, float]]
         figures["echo"] = {}
 
         def client(part: str, **work: dict[str, Any]) -> None:
-            told = {name: {**given, "port": ports[name]} for name, given in work.items()}
+            told = {name: {**given, "port": ports[name]} for name, given in work.items() if name in ports}
             for name, found in in_process(peer, "client", part, json.dumps(told)).items():
                 figures[name].update(found)
 
         def plain(part: str, **work: dict[str, Any]) -> None:
             for name, given in work.items():
-                figures[name].update(
-                    in_process(sys.executable, "plain", part, json.dumps({"port": ports[name], **given}))
-                )
+                if name in ports:
+                    told = json.dumps({"port": ports[name], **given})
+                    figures[name].update(in_process(sys.executable, "plain", part, told))
 
         if "log" in parts:
             some = {"metrics": 100, "batches": 4}
@@ -344,7 +343,6 @@ def measure(parts: Sequence[str], *, quick: bool) -> dict[str, dict[str, float]]
             plain("history", **asked)
         if "search" in parts:
             plain("search", holdfast={"many": many}, mlflow={"many": 200 if quick else 400})
-    return figures
 
 
 PROMISES = [
@@ -365,19 +363,32 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="1,000 runs for the search, 20,000 points of history")
     parser.add_argument("--only", action="append", choices=PARTS, help="this part of the work; may be repeated")
     parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument(
+        "--no-peer", action="store_true", help="leave MLflow's server out; its client is used all the same"
+    )
     options = parser.parse_args()
-    figures = measure(options.only or PARTS, quick=options.quick)
+    # Whoever ends this wants its servers ended too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    figures: dict[str, dict[str, float]] = {}
+    cut = False
+    try:
+        measure(figures, options.only or PARTS, quick=options.quick, theirs_too=not options.no_peer)
+    except SystemExit:
+        cut = True
+        print("ended before everything was measured")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2))
     for name, found in figures.items():
         print(name)
         for key, value in found.items():
             print(f"  {key:40} {value:12,.1f}")
-    kept = True
+    kept = not cut
     print()
-    ours = figures["holdfast"]
+    ours = figures.get("holdfast")
+    if ours is None:
+        return 1
     for what, key, against, least in PROMISES:
-        if key in ours:
+        if key in ours and key in figures.get(against, {}):
             ratio = ours[key] / figures[against][key]
             kept &= ratio >= least
             print(f"{'kept  ' if ratio >= least else 'MISSED'} {what:52} {ratio:8.2f} × {against} (promised {least} ×)")
