@@ -142,6 +142,12 @@ def test_views_that_do_not_fit_what_was_pushed_leave_the_others_served(root: Pat
         assert client.post("/get-online-features", json=reference).status_code == 404
         assert "cannot be taken over" in caplog.text and "3.5 is not an int64" in caplog.text
         assert push(client, 4.5) == 200 and ask(client, "plain") == {"view__x": 4.5}
+        assert server._newer() is None  # not tried again until something else is applied
+        write(root, FIRST + 'fine = hf.FeatureView("fine", [key], events, [hf.Field("x", float)])\n')
+        apply(workspace)
+        renew(server)
+        reference["features"] = ["fine:x"]
+        assert client.post("/get-online-features", json=reference).json()["results"][1]["values"] == [4.5]
 
 
 def test_a_read_only_server_follows_too(root: Path) -> None:
@@ -153,7 +159,7 @@ def test_a_read_only_server_follows_too(root: Path) -> None:
         assert ask(client, "richer", amount=1.0) == {"view__x": None, "counts__x_count_1d": 0, "counts__x_sum_1d": None, "doubled": None}  # fmt: skip
 
 
-def test_nothing_is_read_while_nothing_changes(root: Path) -> None:
+def test_other_changes_of_the_ledger_are_not_ours(root: Path) -> None:
     with Workspace.open(root) as workspace:
         apply(workspace)
         applied = featureserver.Applied(workspace)
@@ -162,7 +168,7 @@ def test_nothing_is_read_while_nothing_changes(root: Path) -> None:
         workspace.ledger.append("note", subject="x", body={}, at=NOW)
         with workspace.ledger.transaction() as tx:
             tx.put("other", "x", {})
-        assert applied.newer() is None and applied._seen is before
+        assert applied.newer() is None and applied._seen == before
 
 
 def holdfast(root: Path, *words: str) -> subprocess.CompletedProcess[str]:

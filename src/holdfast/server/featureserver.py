@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from holdfast.core import files
-from holdfast.core.errors import Unavailable
+from holdfast.core.errors import BadInput, Unavailable
 from holdfast.features import view as view_module
 from holdfast.features.push import Pusher
 from holdfast.lifecycle import ingest, live
@@ -72,15 +72,19 @@ class Applied:
         if tip == self._tip:
             return None
         found = self._read()
+        newer = self._now
         if found != self._seen:
-            changed = found[0] != self._seen[0]
-            newer = self._definitions(found[0]) if changed else self._now
+            if found[0] != self._seen[0]:
+                newer = self._definitions(found[0])
             if self._pusher is not None:  # before anybody can read them
-                self._pusher.follow(view_module.live_views(self._workspace.ledger, newer.views))
-            self._now, self._seen, self._tip = newer, found, tip
-            return newer if changed else None
-        self._tip = tip
-        return None
+                try:
+                    self._pusher.follow(view_module.live_views(self._workspace.ledger, newer.views))
+                except BadInput:
+                    self._tip = tip  # it would be the same the next time; other definitions may do
+                    raise
+        changed = newer is not self._now
+        self._now, self._seen, self._tip = newer, found, tip
+        return newer if changed else None
 
     def _read(self) -> tuple[dict[str, Json], dict[str, Json]]:
         ledger = self._workspace.ledger
