@@ -244,3 +244,15 @@ def test_what_a_link_led_to_is_gone(repo: Repository) -> None:
     forget_cache(repo)
     with pytest.raises(NotFound, match="x is a link to an object that is gone"):
         unprotect.unprotect(repo, [])
+
+
+def test_a_file_in_the_place_of_an_empty_folder_is_kept_unless_forced(repo: Repository) -> None:
+    (repo.root / "d").mkdir()
+    snapshot.add(repo.root, Path("d"))
+    (repo.root / "d").rmdir()
+    fill(repo.root, {"d": b"mine, nowhere else"})
+    with pytest.raises(Conflict, match="in the way"):
+        checkout.checkout(repo)
+    assert (repo.root / "d").read_bytes() == b"mine, nowhere else"
+    checkout.checkout(repo, force=True)
+    assert (repo.root / "d").is_dir() and status.outs(repo) == []

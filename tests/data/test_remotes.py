@@ -73,7 +73,7 @@ def gs(repo: Repository, endpoint: str) -> Repository:
     from cryptography.hazmat.primitives import serialization as form
     from cryptography.hazmat.primitives.asymmetric import rsa
 
-    bucket = f"data-{next(_BUCKETS)}"
+    bucket = f"data{next(_BUCKETS)}"  # the library escapes a hyphen, and this server does not take that back
     boto3.client(
         "s3", endpoint_url=endpoint, aws_access_key_id="me", aws_secret_access_key=SECRET, region_name="us-east-1"
     ).create_bucket(Bucket=bucket)
@@ -258,16 +258,17 @@ def test_what_is_pushed_comes_back_and_nothing_is_sent_twice(shared: Repository)
 
 
 def test_what_either_side_lacks_is_told(shared: Repository) -> None:
-    assert both_sides.compare(shared) == {"data": "new", "single": "new"}
+    names = {"data", "single", *(f"data/{name}" for name in FILES)}
+    assert both_sides.compare(shared) == dict.fromkeys(names, "new")
     transfer.push(shared)
     assert both_sides.compare(shared) == {}
     far = remotes.of(shared)
     members = caches.of(shared).members(str(pointers.read(shared.root / "data.dvc", shared.root).outs[0].md5))
     far.delete(Name(members["a.bin"]))
-    assert both_sides.compare(shared) == {"data": "new"}
+    assert both_sides.compare(shared) == {"data/a.bin": "new"}
     Path(caches.of(shared).path(members["a.bin"])).unlink()
     assert both_sides.compare(shared, [shared.root / "single"]) == {}
-    assert both_sides.compare(shared) == {"data": "missing"}
+    assert both_sides.compare(shared) == {"data/a.bin": "missing"}
     fresh(shared)
     far.delete(Name(hashing.md5_of(b"one file")))
     assert both_sides.compare(shared) == {"data": "deleted", "single": "missing"}

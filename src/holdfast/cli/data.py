@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 paths = click.argument("targets", nargs=-1, type=click.Path(path_type=Path))
 
 
+MANY = 40
+"""Lines of a list that may be as long as the data."""
+
 MOVES = {
     "check": "Check tables against their schemas; look for leaks, almost keys, overlap.",
     "push": "Bring objects to the remote.",
@@ -271,7 +274,10 @@ def _show_shared(repo: Repository, targets: tuple[Path, ...], remote: str | None
     mend = {"new": "push it", "deleted": "fetch it", "missing": "who has it must push it"}
 
     def text() -> None:
-        for path, state in found.items():
+        for at, (path, state) in enumerate(found.items()):
+            if at == MANY:
+                click.echo(f"… and {len(found) - MANY} more; --json names them all")
+                break
             click.echo(f"{path}: {state}: {mend[state]}")
         if not found:
             click.echo("Cache and remote hold the same.")

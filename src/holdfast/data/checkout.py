@@ -175,12 +175,7 @@ def _check(cache: Cache, plans: list[_Plan], force: bool) -> None:
                 f"{plan.out.path}: {len(lost)} changed file{'s' if len(lost) > 1 else ''} would be lost, {lost[0]!r} first",
                 hint="keep them with `holdfast data add`, or throw them away with --force",
             )
-        if (
-            not plan.now
-            and os.path.lexists(plan.out.place)
-            and plan.put
-            and plan.out.place.is_dir() != plan.out.is_folder
-        ):
+        if not plan.now and os.path.lexists(plan.out.place) and plan.out.place.is_dir() != plan.out.is_folder:
             raise Conflict(
                 f"{plan.out.path} is in the way of what is to be placed", hint="move it away, or use --force"
             )
@@ -195,7 +190,7 @@ def _apply(repo: Repository, cache: Cache, plan: _Plan, done: Done, progress: Pr
         out.place.unlink()
     if not whole and out.place.is_dir() and not out.place.is_symlink():
         _remove_tree(out.place)
-    if not plan.put and not plan.remove and existed:
+    if not plan.put and not plan.remove and os.path.lexists(out.place):
         return
     base = out.place if whole else out.place.parent
     base.mkdir(parents=True, exist_ok=True)

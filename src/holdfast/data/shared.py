@@ -15,41 +15,38 @@ from holdfast.data.repository import Repository
 
 def compare(repo: Repository, targets: Sequence[Path] = (), *, remote: str | None = None) -> dict[str, str]:
     """Path → ``new`` (only here: push it), ``deleted`` (only on the remote: fetch it) or ``missing`` (on neither side), for
-    every out of the targets that differs. A folder is where its manifest is; one that the remote has by halves is ``new``.
+    every object that differs: of each out, and of each file of a folder whose manifest is here.
 
     Raises:
         NotFound: no such remote, or a target is not tracked.
         Unavailable: the remote cannot be reached.
     """
     cache = caches.of(repo)
-    outs = [o for o in status.tracked(repo, targets) if o.md5 and o.cache and o.push and o.other is None]
+    by_remote: dict[str | None, dict[str, Name]] = {}
+    for out in status.tracked(repo, targets):
+        if out.md5 and out.cache and out.push and out.other is None:
+            by_remote.setdefault(remote or out.remote, {}).update(_names(repo, cache, out))
     found: dict[str, str] = {}
-    by_remote: dict[str | None, list[Out]] = {}
-    for out in outs:
-        by_remote.setdefault(remote or out.remote, []).append(out)
-    for where, mine in by_remote.items():
-        wanted = {out.place: _names(cache, out) for out in mine}
-        there = remotes.of(repo, where).present({name for names in wanted.values() for name in names})
-        for out in mine:
-            state = _state(cache, Name(str(out.md5), out.legacy), wanted[out.place], there)
-            if state is not None:
-                found[os.path.relpath(out.place, repo.root)] = state
+    for where, named in by_remote.items():
+        wanted = set(named.values())
+        there = remotes.of(repo, where).present(wanted)
+        here = {
+            Name(md5, old)
+            for old in (False, True)
+            for md5 in cache.present([n.md5 for n in wanted if n.legacy == old], legacy=old)
+        }
+        for path, name in named.items():
+            if name not in here or name not in there:
+                found[path] = "new" if name in here else "deleted" if name in there else "missing"
     return found
 
 
-def _names(cache: caches.Cache, out: Out) -> set[Name]:
-    """The out's own object, and its members where its manifest is here."""
-    top = Name(str(out.md5), out.legacy)
-    if not out.is_folder or not cache.has(top.md5, legacy=out.legacy):
-        return {top}
-    return {top, *(Name(md5, out.legacy) for md5 in cache.members(top.md5, legacy=out.legacy).values())}
-
-
-def _state(cache: caches.Cache, top: Name, names: set[Name], there: set[Name]) -> str | None:
-    if not cache.has(top.md5, legacy=top.legacy):
-        return "deleted" if top in there else "missing"
-    absent = names - there
-    if not absent:
-        return None
-    here = cache.present([name.md5 for name in absent], legacy=top.legacy)
-    return "new" if len(here) == len({name.md5 for name in absent}) else "missing"
+def _names(repo: Repository, cache: caches.Cache, out: Out) -> dict[str, Name]:
+    """Path → object: the out's own, and its members' where its manifest is here."""
+    assert out.md5 is not None
+    path = os.path.relpath(out.place, repo.root)
+    named = {path: Name(out.md5, out.legacy)}
+    if out.is_folder and cache.has(out.md5, legacy=out.legacy):
+        members = cache.members(out.md5, legacy=out.legacy)
+        named |= {f"{path}/{inner}": Name(md5, out.legacy) for inner, md5 in members.items()}
+    return named
