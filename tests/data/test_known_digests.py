@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from array import array
@@ -171,4 +172,28 @@ def test_a_file_written_to_between_its_hash_and_its_name_never_becomes_an_object
     assert len(cache.all()) == 11
     assert all(hashing.md5_of(Path(cache.path(md5)).read_bytes()) == md5 for md5 in cache.all())
     snapshot.add(repo.root, data)
+    assert status.outs(repo) == []
+
+
+def test_where_files_cannot_be_linked_the_object_is_a_verified_copy(
+    repo: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repo.dvc / "config").write_text("[cache]\n    type = hardlink,copy\n")
+    repo = repository.open_at(repo.root)
+    data = repo.root / "data"
+    fill(data, {f"{at}": b"%d" % at for at in range(12)})
+
+    def refused(*args: object, **options: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    version = snapshot.add(repo.root, data)
+    cache = caches.of(repo)
+    assert version.files == 12
+    assert len(cache.all()) == 13
+    for at in range(12):
+        stored = Path(cache.path(hashing.md5_of(b"%d" % at)))
+        assert stored.read_bytes() == b"%d" % at
+        assert stored.stat().st_mode & 0o777 == 0o444
+    assert not os.listdir(repo.cache / "holdfast-tmp")
     assert status.outs(repo) == []
