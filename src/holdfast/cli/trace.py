@@ -26,7 +26,7 @@ def _draw(found: dict[str, Any]) -> None:
     from holdfast.core.identity import iso
 
     p, v = found["prediction"], found["version"]
-    _line("prediction", f"{p['id']}  score {p['score']:.4f} → {p['output']}  ({p['arm']}, {iso(p['request_time'])})")
+    _line("prediction", f"{p['id']}  score {shown(p['score'])} → {p['output']}  ({p['arm']}, {iso(p['request_time'])})")
     if found.get("label"):
         _line("label", f"{found['label']['value']}  known {iso(found['label']['at'])}")
     if found["release"]:
@@ -81,3 +81,10 @@ def why(cycle: str, as_json: bool) -> None:
         _line("ended", f"{iso(c['ended']) if c['ended'] else 'not yet'}  {c['reason']}")
 
     emit(found, as_json=as_json, text=text)
+
+
+def shown(score: Any) -> str:
+    """A score as people read it: one number, one per class, or none where the model failed."""
+    if score is None:
+        return "none"
+    return f"{score:.4f}" if isinstance(score, float | int) else " ".join(f"{s:.4f}" for s in score)
