@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdfast.core.errors import BadInput, Conflict
+from holdfast.core.files import begin_sync
 from holdfast.data.tree import signature
 
 SMALL = 1 << 20
 PIECE = 2 << 20
+AHEAD = 32 << 20
 WORKERS = min(16, 4 * (os.cpu_count() or 1))
 T = TypeVar("T")
 R = TypeVar("R")
@@ -95,6 +97,21 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
         view = view[os.write(fd, view) :]
 
 
+def _writer(fd: int) -> Callable[[memoryview], None]:
+    """Writes pieces of a large file one after the other, and has the disk begin with them before the last one."""
+    written = begun = 0
+
+    def write(piece: memoryview) -> None:
+        nonlocal written, begun
+        write_all(fd, piece)
+        written += len(piece)
+        if written - begun >= AHEAD:
+            begin_sync(fd, begun, written - begun)
+            begun = written
+
+    return write
+
+
 class _Lane(threading.Thread):
     """Does one kind of work on pieces handed to it; a hash or a write per lane, all lanes on the same piece."""
 
@@ -127,7 +144,7 @@ def _large(fd: int, copy_to: int | None, on_bytes: Callable[[int], None] | None)
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     works: list[Callable[[memoryview], object]] = [md5.update, sha256.update]
     if copy_to is not None:
-        works.append(lambda piece: write_all(copy_to, piece))
+        works.append(_writer(copy_to))
     lanes = [_Lane(work) for work in works]
     buffers = [memoryview(bytearray(PIECE)) for _ in range(2)]
     count, turn, busy = 0, 0, False
@@ -230,10 +247,11 @@ def copy_md5(path: str, fd: int | None) -> str:
             return hashlib.md5(data, usedforsecurity=False).hexdigest()
         digest = hashlib.md5(usedforsecurity=False)
         buffer = memoryview(bytearray(PIECE))
+        write = _writer(fd) if fd is not None else None
         while got := os.readv(source, [buffer]):
             digest.update(buffer[:got])
-            if fd is not None:
-                write_all(fd, buffer[:got])
+            if write is not None:
+                write(buffer[:got])
         return digest.hexdigest()
     finally:
         os.close(source)
