@@ -19,10 +19,10 @@ def states(repo: Repository) -> list[str]:
     return [state.state for state in status.outs(repo)]
 
 
-def settle(cache: Cache) -> None:
-    """As if nothing had happened in the cache for a while."""
+def settle(cache: Cache, *, ago: int = 10 * complete.SETTLED) -> None:
+    """As if the cache's folders had changed so many nanoseconds ago for the last time."""
     for folder in (cache.root / "files" / "md5").iterdir():
-        os.utime(folder, ns=(1, time.time_ns() - 10 * complete.SETTLED))
+        os.utime(folder, ns=(1, time.time_ns() - ago))
 
 
 @pytest.fixture
@@ -36,8 +36,7 @@ def cache(repo: Repository) -> Cache:
 def test_a_lost_member_is_told_also_after_it_was_seen(
     repo: Repository, cache: Cache, remembered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if remembered:
-        settle(cache)
+    settle(cache, ago=10 * complete.SETTLED if remembered else -1000 * complete.SETTLED)
     assert states(repo) == []
     assert any((repo.state / "whole").glob("*")) == remembered
     looked: list[object] = []

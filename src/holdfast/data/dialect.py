@@ -88,7 +88,7 @@ def _packing(head: bytes) -> str:
 
 def _opened(path: Path, packing: str) -> IO[bytes]:
     if packing == "gzip":
-        return gzip.open(path, "rb")
+        return io.BufferedReader(gzip.GzipFile(path))
     if packing == "zstd":
         import pyarrow as pa
 

@@ -178,7 +178,7 @@ def _not_cached(repo: Repository, locked: list[dict[str, Any]], cached: set[str]
 
 
 def _params_differ(stage: Stage, locked: dict[str, Any]) -> dict[str, str | dict[str, str]]:
-    """Parameters file → key → how it differs; a file that is gone is ``deleted``."""
+    """Parameters file → key → how it differs; a file that is gone is ``deleted``, one the lock does not know ``new``."""
     found: dict[str, str | dict[str, str]] = {}
     for name, keys in stage.params.items():
         known = locked.get(name) or {}
@@ -186,6 +186,9 @@ def _params_differ(stage: Stage, locked: dict[str, Any]) -> dict[str, str | dict
             values = stages.read_params_file(stage.folder / name)
         except NotFound:
             found[name] = "deleted"
+            continue
+        if name not in locked:
+            found[name] = "new"
             continue
         now, absent = stages.pick(values, keys)
         differ = dict.fromkeys(absent, "deleted")
