@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.data.conftest import content, fill, run
+from tests.data.conftest import commit, content, fill, run
 
-from holdfast.core.errors import HoldfastError
+from holdfast.core.errors import BadInput, Conflict, HoldfastError
 from holdfast.data import cache as caches
-from holdfast.data import checkout, legacy, manifest, pointers, shared, snapshot, status
+from holdfast.data import checkout, legacy, log, manifest, pointers, remove, shared, snapshot, status
 from holdfast.data.pointers import Out
 from holdfast.data.repository import Repository
 
@@ -245,3 +245,11 @@ def test_one_out_of_several_is_meant_alone(repo: Repository) -> None:
     assert content(repo.root / "s" / "two") == SEVERAL["s/two"] and (repo.root / "s" / "one").read_bytes() == b"1"
     assert not (repo.root / "s" / "three").exists()
     assert not (repo.root / "s" / "one.dvc").exists()
+    commit(repo.root, "several")
+    assert [e.md5 for e in log.versions(repo, repo.root / "s" / "one")] == [hashlib.md5(b"1").hexdigest()]
+    with pytest.raises(BadInput, match="holds 3 outs"):
+        log.versions(repo, repo.root / "s" / "several.dvc")
+    with pytest.raises(Conflict, match=r"s/several\.dvc tracks two as well as s/one"):
+        remove.remove(repo, [repo.root / "s" / "one"])
+    assert remove.remove(repo, [repo.root / "s" / "several.dvc"]) == ["s/several.dvc"]
+    assert not (repo.root / "s" / ".gitignore").exists() or (repo.root / "s" / ".gitignore").read_text() == ""

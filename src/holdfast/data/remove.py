@@ -63,7 +63,7 @@ def _pointer_of(repo: Repository, place: Path, target: Path) -> Path:
             if others:
                 name = os.path.relpath(pointer.file, repo.root)
                 raise Conflict(
-                    f"{name} tracks {others[0]} as well as {target}",
+                    f"{name} tracks {others[0]} as well as {os.path.relpath(place, repo.root)}",
                     hint=f"remove {name} as a whole, or take the entry out of it and of .gitignore by hand",
                 )
             return pointer.file
