@@ -142,6 +142,7 @@ def same_pointers(world: World, names: list[str], by_hand: bytes) -> None:
 
 @pytest.mark.peer
 @pytest.mark.parametrize("seed", [-1, *(pytest.param(s, marks=pytest.mark.soak) for s in range(1, 41))])
+@pytest.mark.timeout(900)
 def test_both_tools_on_one_repository(dvc: str, repo: Repository, seed: int) -> None:
     """A negative seed is the short form: ours to dvc's and back, without the history."""
     world = World(dvc, repo, seed)
@@ -210,6 +211,7 @@ def objects(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.peer
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_fifty_thousand_files(dvc: str, repo: Repository) -> None:
     """Both ways: what either adds, pushes and pulls is clean for the other, and byte for byte the same."""
     rng = random.Random(50_000)
