@@ -6,7 +6,6 @@ Exit status: 0 done, 1 your turn (bad input, a gate that says no), 2 ours. Data 
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib
 import os
 import sys
@@ -105,13 +104,9 @@ def cli(project: str | None, environment: str | None) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Run the CLI and leave the process with the right status."""
-    # A data command lives for a moment and may hold millions of names: neither going through them for garbage again and
-    # again nor taking them apart at the end gives anybody anything.
-    brief = argv is None and sys.argv[1:2] == ["data"]
-    if brief:
-        gc.set_threshold(200_000)
     status = _run(argv)
-    if brief and threading.active_count() == 1:
+    # A data command may hold millions of names; taking them apart at the end gives nobody anything.
+    if argv is None and sys.argv[1:2] == ["data"] and threading.active_count() == 1:
         _leave(status)
     sys.exit(status)
 

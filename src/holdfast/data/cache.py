@@ -139,9 +139,9 @@ class Cache:
         """A fresh name from which a rename to ``target`` is one step: on its file system, outside of it where that can be."""
         folder = os.path.dirname(target)
         if self.scratch is not None:
-            self._folder(self.scratch)
             near = self._near.get(folder)
             if near is None:
+                self._folder(self.scratch)
                 near = self._near[folder] = os.stat(folder).st_dev == os.stat(self.scratch).st_dev
             if near:
                 return f"{self.scratch}/{os.getpid()}-{next(_COUNTER)}"

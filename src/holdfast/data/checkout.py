@@ -239,11 +239,13 @@ def place(
     """
     source = cache.path(md5, legacy=legacy)
     sha256 = UNKNOWN
-    if not legacy and links and links[0] in ("copy", "reflink") and os.stat(source).st_size <= hashing.SMALL:
+    if not legacy and links and links[0] in ("copy", "reflink") and (size := os.stat(source).st_size) <= hashing.SMALL:
         # Small copies pass through memory anyway, so they are verified for the price of a hash.
         fd, _ = hashing.open_regular(source)
-        with open(fd, "rb", buffering=0) as f:
-            data = f.readall()
+        try:
+            data = os.read(fd, size + 1)
+        finally:
+            os.close(fd)
         if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
             raise Damaged(
                 f"object {md5} has other bytes than its name says", hint="mend it with `holdfast data scrub --repair`"

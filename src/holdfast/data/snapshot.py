@@ -325,8 +325,6 @@ def _refuse_tracked_by_git(top: Path, place: Path) -> None:
 def _check_overlap(repo: Repository, place: Path) -> Pointer | None:
     """Two pointers, or a pointer and a stage, that speak of one file would each overwrite what the other says. The pointer
     that speaks of just this place, which need not be named after it: one pointer may hold several outs."""
-    from holdfast.data import stages
-
     owner = None
     for pointer in pointers.read_all(repo):
         for out in pointer.outs:
@@ -339,7 +337,12 @@ def _check_overlap(repo: Repository, place: Path) -> Pointer | None:
                     f"{os.path.relpath(out.place, repo.root)} in it is tracked already",
                     hint=f"let go of it first: holdfast data remove {os.path.relpath(pointer.file, repo.root)}",
                 )
-    for file in stages.files(repo):
+    files = pointers.find_named(repo, "dvc.yaml")
+    if not files:
+        return owner
+    from holdfast.data import stages
+
+    for file in files:
         for stage in stages.load(file, repo.root):
             for written in stage.outs:
                 there = Path(os.path.normpath(stage.folder / written.path))

@@ -103,9 +103,11 @@ def tracked(repo: Repository, targets: Sequence[Path] = ()) -> list[Out]:
     Raises:
         NotFound: a target is not tracked.
     """
-    from holdfast.data import stages
+    staged: list[Out] = []
+    if pointers.find_named(repo, "dvc.yaml"):
+        from holdfast.data import stages
 
-    staged = stages.cached_outs(repo)
+        staged = stages.cached_outs(repo)
     if not targets:
         return [out for pointer in pointers.read_all(repo) for out in pointer.outs] + staged
     found: list[Out] = []
