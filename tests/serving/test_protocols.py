@@ -221,7 +221,7 @@ def test_every_route_but_health_needs_a_token(workspace: Workspace) -> None:
 def test_tokens_made_and_taken_back_count_while_it_serves(
     workspace: Workspace, bind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.server.dataplane._LOOK_NS", 0)
+    monkeypatch.setattr("holdfast.server.guard._LOOK_NS", 0)
     put_release(workspace, 1, arm(1, add_package(workspace)))
     kept = workspace.path("keys", "tokens.json")
     if bind != "127.0.0.1":
