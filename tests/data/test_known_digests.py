@@ -197,3 +197,28 @@ def test_where_files_cannot_be_linked_the_object_is_a_verified_copy(
         assert stored.stat().st_mode & 0o777 == 0o444
     assert not os.listdir(repo.cache / "holdfast-tmp")
     assert status.outs(repo) == []
+
+
+def test_a_disk_that_refuses_a_name_is_told_of_as_it_said(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = repo.root / "data"
+    fill(data, {f"{at}": b"%d" % at for at in range(12)})
+    rename, done = os.rename, []
+
+    def full(source: str, target: str) -> None:
+        if "/files/md5/" in str(target):
+            if len(done) == 5:
+                raise OSError(errno.ENOSPC, "full", target)
+            done.append(target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="full") as told:
+        snapshot.add(repo.root, data)
+    assert told.value.errno == errno.ENOSPC
+    monkeypatch.undo()
+    cache = caches.of(repo)
+    assert len(cache.all()) == 5
+    assert not (repo.root / "data.dvc").exists()
+    snapshot.add(repo.root, data)
+    assert len(cache.all()) == 13
+    assert status.outs(repo) == []

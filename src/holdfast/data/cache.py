@@ -198,10 +198,12 @@ class Cache:
     def _settle(self, waiting: list[_Waiting]) -> None:
         if not waiting:
             return
+        batch = waiting.copy()
+        waiting.clear()  # whatever fails here is not tried a second time on the way out
         self._folder(str(self.root))
-        sync_all([one.file for one in waiting], str(self.root))
+        sync_all([one.file for one in batch], str(self.root))
         named: set[str] = set()
-        for one in waiting:
+        for one in batch:
             self._folder(os.path.dirname(one.final))
             if one.digest is not None:
                 self._link_object(one.file, one.final, one.digest)
@@ -210,7 +212,6 @@ class Cache:
             named.add(one.final)
         # The names as well: what points at them is written next.
         sync_all(list({os.path.dirname(final) for final in named}), str(self.root))
-        waiting.clear()
 
     def put(self, data: bytes, md5: str, *, legacy: bool = False) -> None:
         """Store bytes under their name; nothing if they are there."""
