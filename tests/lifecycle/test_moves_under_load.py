@@ -30,7 +30,7 @@ import holdfast as hf
 def train(data, params):
     raise NotImplementedError
 
-hf.Service("toy", model=train, rollout=hf.Rollout(canary=[20, 60], bake="1h"))
+service = hf.Service("toy", model=train, rollout=hf.Rollout(canary=[20, 60], bake="1h"))
 """
 GOLDEN = {"a": 1.0, "b": 0.5}
 
@@ -44,7 +44,7 @@ def ws(tmp_path: Path) -> Iterator[Workspace]:
 
 def register(ws: Workspace, intercept: float) -> int:
     """A version that passes its smoke test; its number."""
-    score = probability(GOLDEN, intercept=intercept)
+    score = float(probability(GOLDEN, intercept=intercept))
     golden = {"rows": [{"inputs": GOLDEN, "request": GOLDEN, "request_time": 1, "score": score}]}
     files = {
         name: FileRef(sha256=ws.objects.put(data), size=len(data))
@@ -64,7 +64,7 @@ def moves(ws: Workspace, times: int, seed: int) -> None:
     holdfast(root, "deploy", f"toy@{known[0]}")
     with Server(root) as control, serving(ws, "--replicas", "2", "--log", "buffered") as server:
         server.until_version(known[0])
-        with clients(server, 3) as load:
+        with clients(server, 3, pause=0.01) as load:
             for number in range(times):
                 told = json.loads(holdfast(root, "release", "status", "toy", "--json").stdout)
                 champion = told["production"]["champion"]["version"]

@@ -110,7 +110,7 @@ import holdfast as hf
 def train(data, params):
     raise NotImplementedError
 
-hf.Service("toy", model=train)
+service = hf.Service("toy", model=train)
 """
 
 

@@ -35,8 +35,9 @@ class Load:
 
 
 @contextlib.contextmanager
-def clients(server: Running, count: int = 4, *, promised: bool = True) -> Iterator[Load]:
-    """Clients while the block runs; an answer the log does not promise to have fails too, unless that is what is tested."""
+def clients(server: Running, count: int = 4, *, promised: bool = True, pause: float = 0.0) -> Iterator[Load]:
+    """Clients while the block runs, each waiting ``pause`` seconds after an answer; one that the log does not promise to have
+    fails too, unless that is what is tested."""
     load, stop = Load(), threading.Event()
 
     def client(number: int) -> None:
@@ -53,6 +54,7 @@ def clients(server: Running, count: int = 4, *, promised: bool = True) -> Iterat
             else:
                 load.answered.append(body["predictions"][0]["id"])
                 load.versions[body["predictions"][0]["version"]] += 1
+            time.sleep(pause)
 
     threads = [threading.Thread(target=client, args=(n,)) for n in range(count)]
     for thread in threads:
