@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.data.conftest import fill
 
-from holdfast.core.errors import Conflict
+from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.data import cache as caches
 from holdfast.data import checkout, hashing, repository, snapshot, state, status, tree
 from holdfast.data.repository import Repository
@@ -102,13 +102,13 @@ def test_a_checkout_that_adds_and_removes_remembers_the_rest(repo: Repository, m
 def test_a_walk_names_what_cannot_be_tracked_by_its_whole_path(tmp_path: Path) -> None:
     fill(tmp_path, {"data/sub/file": b"x"})
     (tmp_path / "data" / "sub" / "link").symlink_to("nowhere")
-    with pytest.raises(tree.NotFound, match=str(tmp_path / "data" / "sub" / "link")):
+    with pytest.raises(NotFound, match=str(tmp_path / "data" / "sub" / "link")):
         tree.listing(tmp_path / "data")
     (tmp_path / "data" / "sub" / "link").unlink()
     os.mkfifo(tmp_path / "data" / "sub" / "pipe")
-    with pytest.raises(tree.BadInput, match=str(tmp_path / "data" / "sub" / "pipe")):
+    with pytest.raises(BadInput, match=str(tmp_path / "data" / "sub" / "pipe")):
         tree.listing(tmp_path / "data")
-    with pytest.raises(tree.NotFound, match="is not a folder"):
+    with pytest.raises(NotFound, match="is not a folder"):
         tree.listing(tmp_path / "data" / "sub" / "file")
 
 
@@ -117,7 +117,7 @@ def test_a_walk_leaves_no_descriptor_open(tmp_path: Path) -> None:
     (tmp_path / "7" / "7" / "link").symlink_to("nowhere")
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     for _ in range(3):
-        with pytest.raises(tree.NotFound):
+        with pytest.raises(NotFound):
             tree.listing(tmp_path)
     after = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     assert after == before
@@ -202,7 +202,8 @@ def test_where_files_cannot_be_linked_the_object_is_a_verified_copy(
 def test_a_disk_that_refuses_a_name_is_told_of_as_it_said(repo: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repo.root / "data"
     fill(data, {f"{at}": b"%d" % at for at in range(12)})
-    rename, done = os.rename, []
+    rename = os.rename
+    done: list[str] = []
 
     def full(source: str, target: str) -> None:
         if "/files/md5/" in str(target):
