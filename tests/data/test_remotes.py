@@ -195,7 +195,7 @@ def ssh(repo: Repository, server: _Ssh) -> Repository:
     )
 
 
-@pytest.fixture(params=["folder", "s3", "ssh", "gs", pytest.param("azure", marks=pytest.mark.peer)])
+@pytest.fixture(params=["folder", "s3", "ssh", "gs", pytest.param("azure", marks=[pytest.mark.peer, pytest.mark.soak])])
 def shared(request: pytest.FixtureRequest, repo: Repository) -> Repository:
     """A repository with one kind of remote, data tracked and not yet pushed."""
     if request.param == "s3":
