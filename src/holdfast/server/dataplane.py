@@ -184,6 +184,9 @@ def main(argv: list[str] | None = None) -> None:
         level=os.environ.get("HOLDFAST_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
     )
     config = msgspec.json.decode(arguments[0], type=ReplicaConfig)
+    # A thread that loads a version hands the interpreter back to the event loop ten times sooner than by default: else
+    # each turn of the loop waits 5 ms for it.
+    sys.setswitchinterval(5e-4)
     try:
         import uvloop
     except ImportError:
