@@ -385,12 +385,12 @@ def measure(system: System, seconds: float) -> dict[str, Any]:
 
 
 def disturbed(system: System, rate: float, seconds: float) -> dict[str, Any]:
-    """One replica at a fixed rate: undisturbed, with a shadow, and while a new version takes over every half second."""
+    """One replica at a fixed rate: undisturbed, with a shadow, and while a new version takes over every two seconds."""
     from holdfast.workspace import Workspace
 
     one = system.body(1)
     with Workspace.open(system.cwd) as workspace:
-        arms = versions(workspace, max(int(seconds * 2), 2))
+        arms = versions(workspace, max(int(seconds / 2) + 1, 3))
         sequence = 1
 
         def move(**wanted: Any) -> None:
@@ -400,7 +400,7 @@ def disturbed(system: System, rate: float, seconds: float) -> dict[str, Any]:
 
         def swap(stop: threading.Event) -> None:
             turn = 0
-            while not stop.wait(0.5):
+            while not stop.wait(2.0):
                 turn += 1
                 move(champion=arms[turn % len(arms)])
 
@@ -482,7 +482,7 @@ def main() -> int:
         ours = next((s for s in found if s.name == "holdfast"), None)
         if ours is not None:
             best = next(r["c64"]["rps"] for r in results if (r["system"], r["model"]) == (ours.name, ours.kind))
-            moved = disturbed(ours, best * 0.5, options.seconds)
+            moved = disturbed(ours, best * 0.5, max(options.seconds, 6.0))
             results.append({"system": "holdfast, disturbed", "model": ours.kind, **moved})
             steady = max(moved["steady"]["p99"], moved["steady again"]["p99"])
             ratios |= {

@@ -22,6 +22,8 @@ ARROW: dict[str, pa.DataType] = {
 }  # fmt: skip
 Fetch: TypeAlias = Callable[[Sequence[str], Ints], tuple[list[pa.Array], Ints]]
 """Columns of the given rows of a table, in whatever order is cheap, and where among them each row's values are."""
+BLOCK = 1 << 17
+"""Rows worked on at once where a column is gone through in pieces."""
 
 
 def compute(
@@ -124,19 +126,23 @@ def by_code_and_time(code: Ints, time: Ints) -> tuple[Ints, np.ndarray]:
         row = np.lexsort((time, code))
         return row, (code[row[1:]] == code[row[:-1]]) & (time[row[1:]] == time[row[:-1]])
     shift = max(span.bit_length() - room, 0)
-    packed = time - first  # in place from here on: these arrays are the peak of a large sort
-    packed >>= shift
-    packed <<= for_row
-    shifted = code + 1
-    shifted <<= room + for_row
-    packed |= shifted
-    shifted[:] = np.arange(n)
-    packed |= shifted
-    del shifted
+    packed = np.empty(n, np.int64)
+    for a in range(0, n, BLOCK):  # what lies between stays in the processor's cache
+        part = time[a : a + BLOCK] - first
+        part >>= shift
+        part <<= for_row
+        shifted = code[a : a + BLOCK] + 1
+        shifted <<= room + for_row
+        part |= shifted
+        np.bitwise_or(part, np.arange(a, a + len(part)), out=packed[a : a + BLOCK])
     packed.sort()
-    row = packed & ((1 << for_row) - 1)
-    packed >>= for_row
-    same = packed[1:] == packed[:-1]
+    row, same = np.empty(n, np.int64), np.empty(n - 1, bool)
+    for a in range(0, n, BLOCK):
+        part = packed[a : a + BLOCK + 1]  # one more, which the last is compared with
+        np.bitwise_and(part[:BLOCK], (1 << for_row) - 1, out=row[a : a + BLOCK])
+        part = part >> for_row
+        np.equal(part[1:], part[:-1], out=same[a : a + BLOCK])
+    del packed
     if shift:
         where = members(same)
         if len(where):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from holdfast.core.identity import digest
 from holdfast.core.ports import Engine
 from holdfast.core.records import Json
 from holdfast.features import answers
-from holdfast.features.answers import members, pushed_again, same_events, without
+from holdfast.features.answers import BLOCK, members, pushed_again, same_events, without
 from holdfast.features.encoding import NEVER
 from holdfast.features.sliding import Events, Ints
 from holdfast.features.source_sql import ViewQuery
@@ -197,28 +198,27 @@ def _make(
     values: list[pa.RecordBatch] = []
     value_names = [*(["__h"] if view["aggregates"] else []), *(f"v{i}" for i in range(len(query.value_types)))]
     n = 0
-    sink: Any = None
-    for batch in engine.stream(query.select(since=None, until=None, keys=False), tables=query.relation.tables):
-        end = n + batch.num_rows
-        for name, into in spine.items():
-            into[n:end] = answers.ints(batch, name)
-        if numbers is not None and batch.column("__k0").type == pa.uint64():
-            numbers = None
-        if numbers is not None:
-            numbers[n:end] = batch.column("__k0").to_numpy()
-        else:
-            keys.append(batch.select(key_names))
-        if view["fields"]:
-            part = batch.select([f"f{i}" for i in range(len(view["fields"]))])
-            sink = sink or pa.ipc.new_file(pa.OSFile(str(folder / "fields.arrow"), "wb"), part.schema)
-            sink.write_batch(part)
-        if value_names:
-            values.append(batch.select(value_names))
-        n = end
-    if sink is not None:
-        sink.close()
-    elif view["fields"]:
-        _write(folder / "fields.arrow", pa.table({f"f{i}": pa.nulls(0) for i in range(len(view["fields"]))}))
+    field_names = [f"f{i}" for i in range(len(view["fields"]))]
+    wanted = ", ".join([*key_names, *spine, *field_names, *value_names])
+    statement = f"SELECT {wanted} FROM ({query.select(since=None, until=None, keys=False)})"
+    with _Writer(folder / "fields.arrow") as writer:
+        for batch in engine.stream(statement, tables=query.relation.tables):
+            if field_names:
+                writer.write(batch.select(field_names))
+            end = n + batch.num_rows
+            for name, into in spine.items():
+                into[n:end] = answers.ints(batch, name)
+            if numbers is not None and batch.column("__k0").type == pa.uint64():
+                numbers = None
+            if numbers is not None:
+                numbers[n:end] = batch.column("__k0").to_numpy()
+            else:
+                keys.append(batch.select(key_names))
+            if value_names:
+                values.append(batch.select(value_names))
+            n = end
+    if field_names and not n:
+        _write(folder / "fields.arrow", pa.table({name: pa.nulls(0) for name in field_names}))
     spine = {name: column[:n] for name, column in spine.items()}
     if numbers is not None and n:
         codes, known, lowest = _number(numbers[:n], codes_of)
@@ -239,37 +239,27 @@ def _make(
 
     row, same = answers.by_code_and_time(codes, spine["__t"])
     answers.settle_ties(row, same, rows_of)
-    code = codes[row]
-    del codes
-    time = spine["__t"][row]
-    arrival = spine["__a"][row] if query.late else time
-    sequence = spine["__s"][row] if view["sequence"] else np.broadcast_to(np.int64(NEVER), n)
     where = members(same)
+    del same
+    among = row[where]
+    code, time = codes[among], spine["__t"][among]
+    arrival = spine["__a"][among] if query.late else time
+    stored = {"time": spine["__t"]} | ({"arrival": spine["__a"]} if query.late else {})
     if view["fields"]:
         keep = None
         if stamped:
             assert fields is not None
-            columns = _rows(fields, fields.column_names, row[where])
-            drop = pushed_again(where, code[where], time[where], arrival[where], sequence[where], columns)
-            keep = without(n, drop)
-        _keep(folder, "newest", count, keep, code, time, query.late, arrival, None, row)
+            sequence = spine["__s"][among] if view["sequence"] else np.broadcast_to(np.int64(NEVER), len(among))
+            columns = _rows(fields, fields.column_names, among)
+            keep = without(n, pushed_again(where, code, time, arrival, sequence, columns))
+        _keep(folder, "newest", count, codes, row if keep is None else row[keep], stored, rows=True)
     if view["aggregates"]:
-        content = table.column("__h").take(pa.array(row[where])).to_numpy()
-        keep = without(n, same_events(where, code[where], time[where], arrival[where], content))
-        _keep(
-            folder,
-            "windows",
-            count,
-            keep,
-            code,
-            time,
-            query.late,
-            arrival,
-            sequence if view["sequence"] else None,
-            None,
-        )
-        chosen = pa.array(row if keep is None else row[keep])
-        _write(folder / "windows.arrow", table.drop_columns(["__h"]).take(chosen))
+        content = table.column("__h").take(pa.array(among)).to_numpy()
+        keep = without(n, same_events(where, code, time, arrival, content))
+        chosen = row if keep is None else row[keep]
+        stored |= {"sequence": spine["__s"]} if view["sequence"] else {}
+        _keep(folder, "windows", count, codes, chosen, stored, rows=False)
+        _write(folder / "windows.arrow", table.drop_columns(["__h"]).take(pa.array(chosen)))
     if isinstance(known, pa.Table):
         _write(folder / "keys.arrow", known)
     about = About(n, count, lowest, query.late, list(query.value_types))
@@ -294,21 +284,27 @@ def _number(
 
 
 def _keep(
-    folder: Path, name: str, codes: int, keep: Ints | None, code: Ints, time: Ints, late: bool, arrival: Ints,
-    sequence: Ints | None, row: Ints | None,
+    folder: Path, name: str, count: int, codes: Ints, order: Ints, columns: Mapping[str, Ints], *, rows: bool
 ) -> None:  # fmt: skip
-    """Write the order of one kind of events."""
-    columns = {
-        "time": time,
-        "arrival": arrival if late else None,
-        "sequence": sequence,
-        "row": row if row is None or len(row) >> 32 else row.astype(np.uint32),
-    }
-    for column, values in columns.items():
-        if values is not None:
-            np.save(folder / f"{name}.{column}.npy", values if keep is None else values[keep])
-    code = code if keep is None else code[keep]
-    np.save(folder / f"{name}.edges.npy", np.searchsorted(code, np.arange(codes + 1), side="left"))
+    """Write one kind of events: ``columns`` (of all rows) in ``order``, each code's stretch, and the order where ``rows``."""
+    with ThreadPoolExecutor(2) as pool:
+        writing = [pool.submit(_save, folder / f"{name}.{c}.npy", order, values) for c, values in columns.items()]
+        if rows:
+            writing.append(pool.submit(_save, folder / f"{name}.row.npy", order, None))
+        sizes = np.bincount(codes if len(order) == len(codes) else codes[order], minlength=count)
+        np.save(folder / f"{name}.edges.npy", np.concatenate([[0], np.cumsum(sizes)]))
+        for written in writing:
+            written.result()
+
+
+def _save(path: Path, order: Ints, values: Ints | None) -> None:
+    """Write ``values[order]``, or the order itself, a block at a time: what is only written is never held."""
+    kind = np.dtype(np.int64 if values is not None or len(order) >> 32 else np.uint32)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": kind.str, "fortran_order": False, "shape": (len(order),)})
+        for a in range(0, len(order), BLOCK):
+            part = order[a : a + BLOCK]
+            file.write((part if values is None else values[part]).astype(kind, copy=False).data)
 
 
 def _gather(table: pa.Table, names: Sequence[str], rows: Ints) -> tuple[list[pa.Array], Ints]:
@@ -336,6 +332,41 @@ def _rows(table: pa.Table, names: Sequence[str], rows: Ints) -> list[pa.Array]:
     columns, slots = _gather(table, names, rows)
     index = pa.array(slots)
     return [column.take(index) for column in columns]
+
+
+class _Writer:
+    """Batches into one Arrow file, each written while the next is read. Nothing written, no file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._pool = ThreadPoolExecutor(1)
+        self._sink: Any = None
+        self._file: Any = None
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Hand over a batch.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        if self._sink is None:
+            self._file = pa.OSFile(str(self._path), "wb")
+            self._sink = pa.ipc.new_file(self._file, batch.schema)
+        if self._last is not None:
+            self._last.result()  # one is on its way at a time: batches do not pile up
+        self._last = self._pool.submit(self._sink.write_batch, batch)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._pool.shutdown()
+        if self._sink is not None:
+            if self._last is not None and kind is None:
+                self._last.result()
+            self._sink.close()
+            self._file.close()
 
 
 def _write(path: Path, table: pa.Table) -> None:

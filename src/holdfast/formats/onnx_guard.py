@@ -21,10 +21,14 @@ _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 1
 _GROWERS = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "EyeLike", "OneHot",
                       "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Scan",
                       "Loop"})  # fmt: skip
-# A run of numbers behind one-byte tags: varints, eight bytes, four bytes. Bounded, so that other threads get their turn.
-_NUMBERS = re.compile(
-    rb"(?:[%s][\x80-\xff]{0,9}[\x00-\x7f]|[%s][\s\S]{8}|[%s][\s\S]{4}){1,4096}"
-    % tuple(b"".join(b"\\x%02x" % tag for tag in range(8 + wire, 128, 8)) for wire in (0, 1, 5))
+# What an attribute holds by the million, in runs: numbers behind one-byte tags (varints, eight bytes, four bytes) and
+# strings of up to 31 bytes (field 9). Bounded, so that other threads get their turn.
+_PLAIN = re.compile(
+    rb"(?:[%s][\x80-\xff]{0,9}[\x00-\x7f]|[%s][\s\S]{8}|[%s][\s\S]{4}|\x4a(?:%s)){1,4096}"
+    % (
+        *(b"".join(b"\\x%02x" % tag for tag in range(8 + wire, 128, 8)) for wire in (0, 1, 5)),
+        b"|".join(b"\\x%02x[\\s\\S]{%d}" % (size, size) for size in range(32)),
+    )
 )
 
 
@@ -41,16 +45,16 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def fields(data: memoryview, *, numbers: bool = True) -> Iterator[tuple[int, int, int, memoryview]]:
-    """(field number, wire type, number, bytes) of one protobuf message; without ``numbers`` those are passed over where
-    they come in runs (the arrays of a forest are a million of them).
+def fields(data: memoryview, *, plain: bool = True) -> Iterator[tuple[int, int, int, memoryview]]:
+    """(field number, wire type, number, bytes) of one protobuf message; without ``plain``, an attribute's
+    numbers and short strings are passed over (a forest has a million of them).
 
     Raises:
         BadInput: the bytes are no protobuf message.
     """
     at, end = 0, len(data)
     while at < end:
-        if not numbers and (run := _NUMBERS.match(data, at)):
+        if not plain and (run := _PLAIN.match(data, at)):
             at = run.end()
             continue
         tag, at = _varint(data, at)
@@ -155,7 +159,7 @@ def _node(data: memoryview, seen: dict[str, int], depth: int) -> None:
 
 
 def _attribute(data: memoryview, seen: dict[str, int], depth: int) -> None:
-    for number, wire, _, body in fields(data, numbers=False):
+    for number, wire, _, body in fields(data, plain=False):
         if wire != 2:
             continue
         if number in (5, 10):
