@@ -27,6 +27,8 @@ from holdfast.data.tree import signature
 READ_ONLY = 0o444
 TOGETHER = 4096
 """Objects that wait for one sync; what a kill can cost is so many temporary files."""
+TOGETHER_ADOPTED = 1 << 16
+"""Workspace files that wait for one sync; a kill costs that they are hashed again."""
 LINKED = ("hardlink", "symlink")
 """Ways of placing where a workspace file and its object are one."""
 _FICLONE = 0x40049409
@@ -173,7 +175,7 @@ class Cache:
             return
         with self._lock:
             waiting.append(one)
-            if len(waiting) >= TOGETHER:
+            if len(waiting) >= (TOGETHER if one.digest is None else TOGETHER_ADOPTED):
                 self._settle(waiting)
 
     @contextmanager
@@ -202,16 +204,18 @@ class Cache:
         waiting.clear()  # whatever fails here is not tried a second time on the way out
         self._folder(str(self.root))
         sync_all([one.file for one in batch], str(self.root))
-        named: set[str] = set()
+        folders: set[str] = set()
         for one in batch:
-            self._folder(os.path.dirname(one.final))
+            folder = one.final[: one.final.rindex("/")]
+            if folder not in folders:
+                self._folder(folder)
+                folders.add(folder)
             if one.digest is not None:
                 self._link_object(one.file, one.final, one.digest)
             else:
                 os.rename(one.file, one.final)
-            named.add(one.final)
         # The names as well: what points at them is written next.
-        sync_all(list({os.path.dirname(final) for final in named}), str(self.root))
+        sync_all(list(folders), str(self.root))
 
     def put(self, data: bytes, md5: str, *, legacy: bool = False) -> None:
         """Store bytes under their name; nothing if they are there."""
@@ -232,10 +236,9 @@ class Cache:
         Raises:
             Conflict: the file changed meanwhile; nothing was stored.
         """
-        size = os.stat(path).st_size
-        if size and links[0] in LINKED:
+        if links[0] in LINKED:
             return self._adopt(path, on_bytes)
-        if size <= hashing.SMALL:
+        if os.stat(path).st_size <= hashing.SMALL:
             return self._take_small(path)
         temporary = self.temporary()
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -276,7 +279,10 @@ class Cache:
         """Have the workspace file itself become the object. Until then it may be written to: it is looked at once more
         before."""
         digest = hashing.digest(path, on_bytes=on_bytes)
-        self._name(_Waiting(path, self.path(digest.md5), digest))
+        if digest.size:
+            self._name(_Waiting(path, self.path(digest.md5), digest))
+        else:
+            self.put(b"", digest.md5)  # as DVC: an empty file is not linked
         return digest
 
     def _link_object(self, path: str, final: str, digest: Digest) -> None:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from holdfast.core.records import DatasetVersion
 
 
+SMALL_EACH = 16 << 10
+"""Bytes a file on average below which a thread spends more on its turn than on the hash."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The content of a file or a folder at one moment, every byte named. ``fresh`` are the paths that had to be read."""
@@ -206,7 +210,10 @@ def _read(
     total = sum(found.stats[4 * at] for at in todo)
     done, out = 0, {}
     alone = hashing.is_little(len(todo), lambda: total)
-    for at, digest in zip(todo, hashing.in_parallel(work, todo, alone=alone), strict=True):
+    # Files that are copied wait for each other's names in the folder they are made in; those that are only read do not.
+    small = total <= len(todo) * SMALL_EACH and (keep is None or links[0] in caches.LINKED)
+    digests = hashing.in_turn(work, todo) if small else hashing.in_parallel(work, todo, alone=alone)
+    for at, digest in zip(todo, digests, strict=True):
         out[at] = digest
         done += digest.size
         progress(done, total, found.paths[at])

@@ -138,6 +138,14 @@ def read_many(
     return out
 
 
+def read(stored: Buffer, now: int, ttl: int | None, nothing: list[Any]) -> list[Any]:
+    """``read_many`` of one record."""
+    for time, arrival, _, values in _decoder.decode(stored)[1]:
+        if time <= now and arrival <= now:
+            return values if ttl is None or time >= now - ttl else nothing
+    return nothing
+
+
 def read_static(stored: Buffer) -> list[Any]:
     """The values of the winning row of a source without time."""
     return _decoder.decode(stored)[1][0][3]

@@ -71,6 +71,8 @@ class Lookup:
         found = [c for r in self._readers for c in r.columns]
         self._found = found
         self._as_found = list(self.columns) == found and not self._functions and not self._request
+        self._alone = self._as_found and len(self._entities) == 1 and len(self._entities[0][0]) == 1
+        self._alone &= all(reader.newest_only for reader in self._readers)
 
     def rows(self, requests: Sequence[Json], *, at: Sequence[int]) -> list[Json]:
         """Feature values by column name, one dict per request, in the service's column order, as known at ``at`` (µs).
@@ -78,8 +80,31 @@ class Lookup:
         Raises:
             BadInput: an entity key or request value is missing or of the wrong type; the message names it and the row.
         """
+        if self._alone and len(requests) == 1 and (row := self._one(requests[0], at[0])) is not None:
+            return [row]
         raw, _ = self.rows_with_times(requests, at=at, times=False)
         return raw
+
+    def _one(self, request: Json, now: int) -> Json | None:
+        """The row of one request about one entity, where that is a plain key of the type it has: most of serving, and
+        nothing to lay out. None where the long way has something to say."""
+        key = self._entities[0][0][0]
+        value = request.get(key)
+        if type(value) is not _TYPES.get(self._key_types.get(key, "")):
+            return None
+        try:
+            entity = encode_key((value,))
+        except OverflowError:
+            return None
+        readers = self._readers
+
+        def use(stored: list[Buffer | None]) -> Json:
+            values: list[Any] = []
+            for reader, found in zip(readers, stored, strict=True):
+                values += reader.newest(found, now)
+            return dict(zip(self._found, values, strict=True))
+
+        return self._online.fetch([reader.prefix + entity + LATEST for reader in readers], use=use)
 
     def rows_with_times(
         self, requests: Sequence[Json], *, at: Sequence[int], times: bool = True
@@ -291,6 +316,15 @@ class _Reader:
         self._empty = [empty_value(a[2]) for a in aggregates]
         self.columns = [*fields, *self._aggregates]
         self.kinds: tuple[bytes, ...] = ((LATEST,) if fields else ()) + ((BASE, TAIL) if aggregates else ())
+
+    @property
+    def newest_only(self) -> bool:
+        """Whether a view is the newest values of an entity and nothing else."""
+        return self._width > 0 and self._window is None and not self._static
+
+    def newest(self, stored: Buffer | None, now: int) -> list[Any]:
+        """The values of one entity of such a view, as known at ``now`` (µs)."""
+        return self._nothing if stored is None else latest.read(stored, now, self._ttl, self._nothing)
 
     def read(self, stored: list[Buffer | None], base: int, places: list[int], at: Sequence[int]) -> list[list[Any]]:
         """Per request the values of ``columns`` as known at its time. Entity ``p`` is stored from ``base + p × kinds``."""

@@ -98,9 +98,15 @@ def metric(value: Metric) -> Json:
         "timestamp": ms(value.at),
         "step": value.step,
     }
-    for name in ("dataset_name", "dataset_digest", "model_id", "run_id"):
-        if getattr(value, name) is not None:
-            out[name] = getattr(value, name)
+    # A page of runs has thousands of these: no loop over names.
+    if value.dataset_name is not None:
+        out["dataset_name"] = value.dataset_name
+    if value.dataset_digest is not None:
+        out["dataset_digest"] = value.dataset_digest
+    if value.model_id is not None:
+        out["model_id"] = value.model_id
+    if value.run_id is not None:
+        out["run_id"] = value.run_id
     return out
 
 
