@@ -16,10 +16,6 @@ from holdfast.core.identity import digest
 from holdfast.core.tracking import Clause, Order
 
 _SIMPLE = {"=", "!=", ">", ">=", "<", "<="}
-# A statement of SQLite joins at most 64 tables, and orders join some too; clauses beyond these are asked one by one.
-_MOST_JOINS = 30
-# Of these a row has at most one per key, so that a join with them repeats no row.
-_ONE_PER_KEY = frozenset(["series", "params", "tags", "experiment_tags", "model_params", "model_tags"])
 Sql = tuple[str, list[Any]]
 
 
@@ -93,19 +89,11 @@ MODELS = Table(
 
 def where(
     table: Table, clauses: Sequence[Clause], dialect: Dialect, *, datasets: Sequence[tuple[str, str | None]] = ()
-) -> tuple[Sql, Sql]:
-    """The conjunction of all clauses: joins that each keep or drop a row (empty for none), and SQL that starts with `` AND``
-    (empty for none)."""
-    joins, join_values, text, values = "", [], "", []
+) -> Sql:
+    """The conjunction of all clauses as SQL that starts with `` AND`` (empty for none)."""
+    text, values = "", []
     # SQLite tries them in this order: what is equal to one value leaves fewer rows than what is above or below one.
-    for number, clause in enumerate(
-        sorted(clauses, key=lambda c: (c.kind != "attribute", c.comparator != "=", c.kind == "metric"))
-    ):
-        if dialect == "sqlite" and number < _MOST_JOINS and _joins(table, clause):
-            part, parameters = _join(table, clause, dialect, f"w{number}")
-            joins += part
-            join_values += parameters
-            continue
+    for clause in sorted(clauses, key=lambda c: (c.kind != "attribute", c.comparator != "=", c.kind == "metric")):
         part, parameters = _clause(table, clause, dialect, datasets)
         text += f" AND {part}"
         values += parameters
@@ -115,30 +103,7 @@ def where(
         among, more = _datasets(datasets)
         text += f" AND EXISTS (SELECT 1 FROM {related} x WHERE x.{theirs} = {ours} AND {among})"
         values += more
-    return (joins, join_values), (text, values)
-
-
-def _joins(table: Table, clause: Clause) -> bool:
-    return clause.comparator != "IS NULL" and table.related.get(clause.kind, ("",))[0] in _ONE_PER_KEY
-
-
-def _join(table: Table, clause: Clause, dialect: Dialect, alias: str) -> Sql:
-    """A clause as a join. SQLite sets a subquery up anew for each row, which takes longer than the look-up in it; a CROSS
-    JOIN is one it leaves in the order given, our rows first."""
-    related, theirs, ours = table.related[clause.kind]
-    text = f" CROSS JOIN {related} {alias} ON {alias}.{theirs} = {ours} AND {alias}.key = ?"
-    if clause.comparator == "IS NOT NULL":
-        return text, [clause.key]
-    test, values = _related_test(alias, clause, dialect)
-    return f"{text} AND {test}", [clause.key, *values]
-
-
-def _related_test(alias: str, clause: Clause, dialect: Dialect) -> Sql:
-    test, values = _compare(f"{alias}.value", clause, dialect)
-    if clause.kind == "metric":
-        # NaN equals nothing and differs from everything.
-        test = f"({test} OR {alias}.nan = 1)" if clause.comparator == "!=" else f"{test} AND {alias}.nan = 0"
-    return test, values
+    return text, values
 
 
 def _clause(table: Table, clause: Clause, dialect: Dialect, datasets: Sequence[tuple[str, str | None]]) -> Sql:
@@ -160,7 +125,10 @@ def _clause(table: Table, clause: Clause, dialect: Dialect, datasets: Sequence[t
         return f"NOT EXISTS ({inner})", [clause.key]
     if clause.comparator == "IS NOT NULL":
         return f"EXISTS ({inner})", [clause.key]
-    test, values = _related_test("x", clause, dialect)
+    test, values = _compare("x.value", clause, dialect)
+    if clause.kind == "metric":
+        # NaN equals nothing and differs from everything.
+        test = f"({test} OR x.nan = 1)" if clause.comparator == "!=" else f"{test} AND x.nan = 0"
     if clause.kind == "metric" and datasets:
         among, more = _datasets(datasets)
         test, values = f"{test} AND {among}", values + more

@@ -33,7 +33,7 @@ class SharedTables:
         """The keys of one page of rows in order, and the token of the next."""
         sort = Sort(table, orders, ties)
         query = fingerprint(source, list(clauses), list(orders), view, list(experiments), list(datasets))
-        (joins, join_values), (condition, values) = where(table, clauses, self._db.dialect, datasets=datasets)
+        condition, values = where(table, clauses, self._db.dialect, datasets=datasets)
         if experiments:
             column = (
                 f"r.experiment IN ({','.join(str(int(e)) for e in experiments)})"
@@ -46,9 +46,9 @@ class SharedTables:
             more, more_values = sort.after(read_token(token, query, len(sort.parts)))
             condition, values = condition + more, values + more_values
         rows = self._db.execute(
-            f"SELECT {number}, {sort.columns} FROM {source}{joins}{sort.joins} WHERE 1 = 1{view}{condition} ORDER BY "
+            f"SELECT {number}, {sort.columns} FROM {source}{sort.joins} WHERE 1 = 1{view}{condition} ORDER BY "
             f"{sort.order_by} LIMIT ?",
-            [*join_values, *sort.join_values, *values, limit + 1],
+            [*sort.join_values, *values, limit + 1],
         ).fetchall()
         following = write_token(query, rows[limit - 1][1:]) if len(rows) > limit else None
         return [r[0] for r in rows[:limit]], following
