@@ -58,3 +58,43 @@ def test_who_stops_taking_stops_the_work() -> None:
     results.close()  # type: ignore[attr-defined]
     assert len(begun) < 10_000
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("count", [0, 1, hashing.GROUP, 3 * hashing.GROUP + 1])
+def test_work_that_does_not_wait_is_done_in_turn(count: int) -> None:
+    names: set[str] = set()
+
+    def work(item: int) -> int:
+        names.add(threading.current_thread().name)
+        return item * item
+
+    assert list(hashing.in_turn(work, range(count))) == [item * item for item in range(count)]
+    assert len(names) == min(count, 1) or count > hashing.GROUP  # a busy machine may look like a disk
+
+
+def test_work_that_waits_is_spread_over_threads() -> None:
+    names: set[str] = set()
+
+    def work(item: int) -> int:
+        names.add(threading.current_thread().name)
+        time.sleep(0.0002)
+        return -item
+
+    count = 3 * hashing.GROUP + 1
+    assert list(hashing.in_turn(work, range(count))) == [-item for item in range(count)]
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize("wrong", [3, hashing.GROUP + 3])
+def test_in_turn_the_first_error_ends_it_too(wrong: int) -> None:
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        if item == wrong:
+            raise ValueError("no")
+        return item
+
+    with pytest.raises(ValueError, match="no"):
+        list(hashing.in_turn(work, range(100_000)))
+    assert len(begun) < 10_000
