@@ -136,13 +136,11 @@ def by_code_and_time(code: Ints, time: Ints) -> tuple[Ints, np.ndarray]:
         part |= shifted
         np.bitwise_or(part, np.arange(a, a + len(part)), out=packed[a : a + BLOCK])
     packed.sort()
-    row, same = np.empty(n, np.int64), np.empty(n - 1, bool)
+    row, same = packed, np.empty(n - 1, bool)
     for a in range(0, n, BLOCK):
-        part = packed[a : a + BLOCK + 1]  # one more, which the last is compared with
-        np.bitwise_and(part[:BLOCK], (1 << for_row) - 1, out=row[a : a + BLOCK])
-        part = part >> for_row
+        part = packed[a : a + BLOCK + 1] >> for_row  # one more, which the last is compared with
         np.equal(part[1:], part[:-1], out=same[a : a + BLOCK])
-    del packed
+        row[a : a + BLOCK] &= (1 << for_row) - 1  # in place: a large sort holds no more than it must
     if shift:
         where = members(same)
         if len(where):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -202,7 +202,7 @@ def _make(
     wanted = ", ".join([*key_names, *spine, *field_names, *value_names])
     statement = f"SELECT {wanted} FROM ({query.select(since=None, until=None, keys=False)})"
     with _Writer(folder / "fields.arrow") as writer:
-        for batch in engine.stream(statement, tables=query.relation.tables):
+        for batch in _ahead(engine.stream(statement, tables=query.relation.tables)):
             if field_names:
                 writer.write(batch.select(field_names))
             end = n + batch.num_rows
@@ -332,6 +332,15 @@ def _rows(table: pa.Table, names: Sequence[str], rows: Ints) -> list[pa.Array]:
     columns, slots = _gather(table, names, rows)
     index = pa.array(slots)
     return [column.take(index) for column in columns]
+
+
+def _ahead(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches; the next is read while the caller works on one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 class _Writer:
