@@ -23,8 +23,7 @@ from holdfast.data.tree import signature
 SMALL = 1 << 20
 PIECE = 2 << 20
 WRITTEN = 512 << 10
-"""A piece is written in parts of this size: for larger ones the kernel looks for larger stretches of free memory, which
-took five times as long."""
+"""A piece is written in parts of this size: larger writes took several times as long where it was measured."""
 AHEAD = 8 << 20
 GROUP = 256
 WORKERS = min(16, 4 * (os.cpu_count() or 1))
