@@ -26,7 +26,6 @@ PACKAGE = Package(
     name="toy", format="onnx", task="binary", model_file="m", files={}, inputs=fields(), request=fields(), outputs=[],
     classes=["no", "yes"],
 )  # fmt: skip
-_WARM = 5
 
 
 def good(matrix: Any) -> Any:
@@ -42,11 +41,11 @@ class Crash:
     """Behaves while it is warmed up, then takes the whole process with it."""
 
     def __init__(self) -> None:
-        self.calls = 0
+        self.warm: Any = None
 
     def __call__(self, matrix: Any) -> Any:
-        self.calls += 1
-        if self.calls > _WARM:
+        self.warm = matrix[0] if self.warm is None else self.warm
+        if (matrix != self.warm).any():
             os._exit(139)
         return good(matrix)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -69,12 +68,9 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
             python_for(ws, package)  # before anything moves: it may take minutes, or be impossible
         else:
             environment.check(package)
-        if where is not None:
-            # The staging server is a child of this process and reads its settings as any other would.
-            os.environ["HOLDFAST_SERVE_ENVIRONMENT"] = where
         say(f"staging {found.name}@{found.version} ({found.content[:12]}…)")
         staged.stage(ws, owner, found, at=now, reason="deploy")
-        evidence = staged.smoke(ws, owner, found, at=now)
+        evidence = staged.smoke(ws, owner, found, at=now, where=where)
         problems = evidence.details["problems"]
         if problems:
             raise NotApproved(f"smoke test failed: {problems[0]}", hint="the staging server's log has the rest")

@@ -44,21 +44,23 @@ def stage(ws: Workspace, service: Service, version: ModelVersion, *, at: int, re
 
 @contextmanager
 def fleet(
-    ws: Workspace, service: str, environment: str, *, replicas: int = 1, port: int = 0, arguments: tuple[str, ...] = ()
-) -> Iterator[Json]:
-    """A serving fleet as a child process while the block runs; yields what it wrote about itself once ready."""
+    ws: Workspace, service: str, environment: str, *, replicas: int = 1, port: int = 0, where: str | None = None,
+    arguments: tuple[str, ...] = (),
+) -> Iterator[Json]:  # fmt: skip
+    """A serving fleet as a child process while the block runs; yields what it wrote about itself once ready. ``where``
+    is the Python it runs in, ``here`` or ``auto``; by default what ``serve.environment`` says."""
+    where = where or ws.settings.serve.environment
     about = ws.path("run", f"{service}-{environment}.json")
     about.unlink(missing_ok=True)
     log = ws.path("logs", f"{service}-{environment}.log")
     command = [
         sys.executable, "-m", "holdfast.cli.main", "serve", service, "--environment", environment,
-        "--replicas", str(replicas), "--port", str(port), *arguments,
+        "--replicas", str(replicas), "--port", str(port), "--env", where, *arguments,
     ]  # fmt: skip
     with log.open("ab") as out:
         process = subprocess.Popen(command, cwd=ws.root, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
-        making = ws.settings.serve.environment == "auto"
-        yield _wait_ready(about, process, log, seconds=MAKING_SECONDS if making else START_SECONDS)
+        yield _wait_ready(about, process, log, seconds=MAKING_SECONDS if where == "auto" else START_SECONDS)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -92,7 +94,7 @@ def _alive(pid: Any) -> bool:
     return True
 
 
-def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) -> Evidence:
+def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int, where: str | None = None) -> Evidence:
     """Send the package's golden rows through a real staging server; every one must be answered by this version with a
     finite score. Recorded under the exact content."""
     from holdfast.registry import package as packages
@@ -104,7 +106,7 @@ def smoke(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
         problems.append("the package has no golden rows")
     else:
         golden = json.loads(ws.objects.get(manifest.files[manifest.golden_file].sha256))["rows"]
-        with fleet(ws, service.name, "staging", arguments=("--replay",)) as about:
+        with fleet(ws, service.name, "staging", where=where, arguments=("--replay",)) as about:
             lacking = wait_loaded(about["address"])
             if lacking:
                 problems.append(lacking)
