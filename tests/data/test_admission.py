@@ -101,6 +101,15 @@ def test_bad_delivery_is_kept_out_and_the_good_one_let_in(deliveries: Deliveries
     assert kinds == ["dataset.admitted", "dataset.quarantined", "dataset.admitted"]
 
 
+def test_a_source_that_got_another_name_leaves_no_quarantine_behind(deliveries: Deliveries) -> None:
+    deliveries.put("03.parquet", BAD["range"](month(3)))
+    with pytest.raises(BadData):
+        deliveries.admit()
+    (deliveries.folder / "03.parquet").unlink()
+    quality.admit(deliveries.root, deliveries.ledger, "departures", Path("data/flights"), at=START, actor="test")
+    assert status.quarantined(deliveries.root) == []
+
+
 def test_known_bad_file_does_not_hold_up_the_next_good_one(deliveries: Deliveries) -> None:
     deliveries.put("03.parquet", BAD["range"](month(3)))
     with pytest.raises(BadData):

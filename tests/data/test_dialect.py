@@ -94,3 +94,11 @@ def test_a_line_far_below_what_is_sampled_stops_the_check_too(tmp_path: Path) ->
     schema = TableSchema(columns={"a": Column(type="int"), "b": Column(type="int")})
     (found,) = [f for f in quality.check(file, schema) if f.blocking]
     assert found.check == "readable" and "300002" in found.message and "secret" not in found.message
+
+
+def test_line_ends_that_change_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_bytes(b'a,b\r\n"1\n1",2\r\n3,4\n')
+    assert dialect.odd_line(file, dialect.of(file)) == r"line 4 ends with '\n', those before it with '\r\n'"
+    file.write_bytes(b'a,b\r\n"1\n1",2\r\n3,4')
+    assert dialect.odd_line(file, dialect.of(file)) is None

@@ -151,6 +151,27 @@ def test_a_column_whose_cells_stop_being_numbers_far_down_is_still_compared(repo
     assert found is not None and (found.added, found.removed, found.changed) == (1, 0, 0)
 
 
+@pytest.mark.parametrize(("good", "stray"), [("yes", "maybe"), ("1.50", "n/a"), ("2024-01-05", "soon"), ("007", "x")])
+def test_one_stray_cell_changes_one_row_not_every_row(repo: Repository, good: str, stray: str) -> None:
+    text = "id,x,n\n" + "".join(f"c{at},{good},{at / 2}\n" for at in range(100))
+    fill(repo.root, {"t.csv": text.encode()})
+    snapshot.add(repo.root, Path("t.csv"))
+    commit(repo.root, "good")
+    fill(repo.root, {"t.csv": (text + f"c100,{stray},1.0\n").encode()})
+    found = diff.between(repo, repo.root / "t.csv").table
+    assert found is not None and (found.added, found.removed, found.changed) == (1, 0, 0)
+    assert {m.column: m.mean is not None for m in found.moved}["n"], "the other columns are still numbers"
+
+
+def test_rows_that_cannot_be_read_are_said_to_be(repo: Repository) -> None:
+    fill(repo.root, {"t.csv": b"a,b\r\n1,2\r\n3,4\r\n"})
+    snapshot.add(repo.root, Path("t.csv"))
+    commit(repo.root, "good")
+    fill(repo.root, {"t.csv": b"a,b\r\n" + b"1,2\r\n" * 2000 + b"5,6\n"})
+    found = diff.between(repo, repo.root / "t.csv")
+    assert found.changed == ["t.csv"] and found.table is None and "line 2002 ends with" in str(found.unread)
+
+
 def test_a_folder_of_several_kinds_of_tables_and_its_history(repo: Repository) -> None:
     (repo.root / "d").mkdir()
     frame = pl.DataFrame({"k": [1, 2], "x": ["a", "b"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -60,41 +61,41 @@ def test_who_stops_taking_stops_the_work() -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("count", [0, 1, hashing.GROUP, 3 * hashing.GROUP + 1])
-def test_work_that_does_not_wait_is_done_in_turn(count: int) -> None:
-    names: set[str] = set()
+def test_a_hand_takes_whole_groups_and_what_it_leaves_is_done_here() -> None:
+    class Moody:
+        def __init__(self) -> None:
+            self.taken, self.left, self.gone = 0, 0, False
+
+        def work(self, items: Sequence[int]) -> list[int] | None:
+            if (self.taken + self.left) % 2:
+                self.left += 1
+                return None
+            self.taken += 1
+            return [-item for item in items]
+
+        def dismiss(self) -> None:
+            self.gone = True
 
     def work(item: int) -> int:
-        names.add(threading.current_thread().name)
-        return item * item
-
-    assert list(hashing.in_turn(work, range(count))) == [item * item for item in range(count)]
-    assert len(names) == min(count, 1) or count > hashing.GROUP  # a busy machine may look like a disk
-
-
-def test_work_that_waits_is_spread_over_threads() -> None:
-    names: set[str] = set()
-
-    def work(item: int) -> int:
-        names.add(threading.current_thread().name)
-        time.sleep(0.0002)
+        time.sleep(0.0001)
         return -item
 
-    count = 3 * hashing.GROUP + 1
-    assert list(hashing.in_turn(work, range(count))) == [-item for item in range(count)]
-    assert len(names) > 1
+    hand = Moody()
+    items = list(range(5000))
+    assert list(hashing.in_parallel(work, items, workers=1, beside=[hand])) == [-item for item in items]
+    assert hand.taken and hand.left and hand.gone
 
 
-@pytest.mark.parametrize("wrong", [3, hashing.GROUP + 3])
-def test_in_turn_the_first_error_ends_it_too(wrong: int) -> None:
-    begun: list[int] = []
+def test_an_error_is_raised_though_groups_before_it_were_left_undone() -> None:
+    late = threading.Event()
 
     def work(item: int) -> int:
-        begun.append(item)
-        if item == wrong:
+        if item < hashing.GROUP:
+            late.wait(30)  # the first group is still at its first item when the second fails
+        elif item == hashing.GROUP:
+            late.set()
             raise ValueError("no")
         return item
 
     with pytest.raises(ValueError, match="no"):
-        list(hashing.in_turn(work, range(100_000)))
-    assert len(begun) < 10_000
+        list(hashing.in_parallel(work, range(100_000), workers=2))

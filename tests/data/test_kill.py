@@ -25,7 +25,10 @@ from holdfast.data.repository import Repository
 VICTIM = """
 import os, random, shutil, sys
 from pathlib import Path
-from holdfast.data import repository, snapshot, transfer, gc, checkout
+from holdfast.data import crew, hashing, repository, snapshot, transfer, gc, checkout
+if sys.argv.pop() == "several processes":
+    crew.MANY = hashing.GROUP = 8
+    crew._cores = lambda: 2
 repo = repository.open_at(Path.cwd())
 told = os.open("../told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 versions = sys.argv[2:]
@@ -71,8 +74,9 @@ def whole(cache: caches.Cache, md5: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("by", ["one process", "several processes"])
 @pytest.mark.parametrize("rounds", [2, pytest.param(MANY, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])])
-def test_killed_anywhere(repo: Repository, verb: str, rounds: int) -> None:
+def test_killed_anywhere(repo: Repository, verb: str, by: str, rounds: int) -> None:
     rng = random.Random(f"{verb}{rounds}")
     root, cache, store = repo.root, caches.of(repo), caches.Cache(repo.root.parent / "store")
     fill(root / "data", {f"{i}.bin": rng.randbytes(3000) for i in range(50)})
@@ -88,7 +92,7 @@ def test_killed_anywhere(repo: Repository, verb: str, rounds: int) -> None:
     landed = 0
     for _ in range(rounds):
         (root.parent / "told").unlink(missing_ok=True)
-        process = subprocess.Popen([sys.executable, "-c", VICTIM, verb, *versions], stdout=subprocess.PIPE)
+        process = subprocess.Popen([sys.executable, "-c", VICTIM, verb, *versions, by], stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         time.sleep(rng.random() * 0.6)

@@ -569,3 +569,9 @@ def test_secrets_are_in_no_error_and_no_output(repo: Repository) -> None:
     assert isinstance(far, remotes.StoreRemote)
     assert remotes.without_secrets(f"https://u:{SECRET}@h/p?sig={SECRET}") == "https://h/p?…"
     assert SECRET not in repr(far) and SECRET not in far.label
+
+
+def test_a_remote_that_is_none_is_told_though_nothing_is_missing(shared: Repository) -> None:
+    for verb in (transfer.push, transfer.fetch, transfer.pull):
+        with pytest.raises(NotFound, match="nowhere"):
+            verb(shared, remote="nowhere")

@@ -172,3 +172,23 @@ def test_constant_and_sparse_columns_are_told_at_a_first_look_and_only_then(tmp_
     assert "the rest is one value" in found["missing", "flag"].message
     assert len(found["missing", "third"].examples) == 3 and not any(f.blocking for f in found.values())
     assert not [f for f in quality.check(place, rules) if f.check in ("constant", "missing")]
+
+
+def test_a_text_column_of_numbers_with_strays_is_told_with_the_strays(tmp_path: Path) -> None:
+    at = pl.int_range(ROWS)
+    odd = pl.when(at == 7).then(pl.lit("12,50")).when(at % 1000 == 3).then(pl.lit("see note"))
+    table = honest().with_columns(
+        fee=odd.otherwise((at / 4).cast(pl.String)),
+        day=pl.when(at == 7).then(pl.lit("soon")).otherwise(pl.lit("2024-03-01")),
+        mixed=pl.when(at % 2 == 0).then(pl.lit("1")).otherwise(pl.lit("one")),
+    )
+    place = tmp_path / "t.csv"
+    table.write_csv(place)
+    rules = schema.ensure(place)
+    assert rules is not None
+    found = {f.column: f for f in quality.check(place, rules, survey=True) if f.check == "stray"}
+    assert {name: f.count for name, f in found.items()} == {"fee": 1 + ROWS // 1000, "day": 1}
+    assert "no numbers" in found["fee"].message and "no times" in found["day"].message
+    assert {row["fee"] for row in found["fee"].examples} <= {"12,50", "see note"}, "the rows show which"
+    assert "12,50" not in found["fee"].message, "messages are kept in the ledger, values are not"
+    assert not any(f.blocking for f in found.values())

@@ -11,7 +11,8 @@ import hashlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from holdfast.core.errors import BadConfig, Conflict, Damaged, NotFound
 from holdfast.core.files import sync_all
-from holdfast.data import hashing, manifest
+from holdfast.data import crew, hashing, manifest
 from holdfast.data.hashing import Digest
 from holdfast.data.repository import Repository
 from holdfast.data.tree import signature
@@ -63,7 +64,7 @@ class Cache:
 
     def path(self, md5: str, *, legacy: bool = False) -> str:
         """Where an object lies. ``legacy`` is DVC 2.x's place."""
-        return f"{self.root}/{md5[:2]}/{md5[2:]}" if legacy else f"{self.root}/files/md5/{md5[:2]}/{md5[2:]}"
+        return f"{self.root}/{md5[:2]}/{md5[2:]}" if legacy else _path(str(self.root), md5)
 
     def has(self, md5: str, *, legacy: bool = False) -> bool:
         return os.path.exists(self.path(md5, legacy=legacy))
@@ -204,16 +205,13 @@ class Cache:
         waiting.clear()  # whatever fails here is not tried a second time on the way out
         self._folder(str(self.root))
         sync_all([one.file for one in batch], str(self.root))
-        folders: set[str] = set()
+        folders = {one.final[: one.final.rindex("/")] for one in batch}
+        for folder in folders:
+            self._folder(folder)
         for one in batch:
-            folder = one.final[: one.final.rindex("/")]
-            if folder not in folders:
-                self._folder(folder)
-                folders.add(folder)
-            if one.digest is not None:
-                self._link_object(one.file, one.final, one.digest)
-            else:
+            if one.digest is None:
                 os.rename(one.file, one.final)
+        self._link_objects([one for one in batch if one.digest is not None])
         # The names as well: what points at them is written next.
         sync_all(list(folders), str(self.root))
 
@@ -237,7 +235,7 @@ class Cache:
             Conflict: the file changed meanwhile; nothing was stored.
         """
         if links[0] in LINKED:
-            return self._adopt(path, on_bytes)
+            return self._adopt(path, hashing.digest(path, on_bytes=on_bytes))
         if os.stat(path).st_size <= hashing.SMALL:
             return self._take_small(path)
         temporary = self.temporary()
@@ -263,44 +261,49 @@ class Cache:
         return digest
 
     def _take_small(self, path: str) -> Digest:
-        fd, before = hashing.open_regular(path)
-        try:
-            data = os.read(fd, before.st_size + 1)
-            after = os.fstat(fd)
-        finally:
-            os.close(fd)
-        if signature(before) != signature(after) or len(data) != after.st_size:
-            return hashing.digest(path)  # raises Conflict where it really changed
-        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        self.put(data, md5)
-        return Digest(md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777)
+        return self._taken(taken((path, self.temporary(), str(self.root))))
 
-    def _adopt(self, path: str, on_bytes: Callable[[int], None] | None) -> Digest:
+    def _taken(self, one: _Taken) -> Digest:
+        md5, sha256, stat, mode, temporary = one
+        if temporary is not None:
+            self.place(temporary, md5)
+        return Digest(md5, sha256, stat, mode)
+
+    def _adopt(self, path: str, digest: Digest) -> Digest:
         """Have the workspace file itself become the object. Until then it may be written to: it is looked at once more
         before."""
-        digest = hashing.digest(path, on_bytes=on_bytes)
         if digest.size:
             self._name(_Waiting(path, self.path(digest.md5), digest))
         else:
             self.put(b"", digest.md5)  # as DVC: an empty file is not linked
         return digest
 
-    def _link_object(self, path: str, final: str, digest: Digest) -> None:
-        """Give a workspace file its second name, read-only. Nothing where the object is there, or the file changed."""
-        status = os.stat(path)
-        if _moment(status) != digest.stat[:2]:
-            return
-        try:
-            os.link(path, final)
-        except FileExistsError:
-            return
-        except OSError as error:
-            if error.errno not in _CANNOT_LINK:
-                raise
-            self._copy_object(path, final, digest)
-            return
-        os.chmod(final, READ_ONLY)
-        self._shown[path] = signature(os.stat(final))
+    def take_in_many(self, paths: Sequence[str], links: tuple[str, ...]) -> Iterator[Digest]:
+        """``take_in`` for many small files, in their order.
+
+        Raises:
+            Conflict: a file changed meanwhile.
+        """
+        if links[0] in LINKED:
+            for path, names in zip(paths, crew.in_processes(hashing.named, paths, turns=True), strict=True):
+                yield self._adopt(path, Digest(*names))
+        else:
+            root = str(self.root)
+            items = [(path, self.temporary(), root) for path in paths]
+            with self.discarding([temporary for _, temporary, _ in items]) as still:
+                for one in crew.in_processes(taken, items):
+                    digest = self._taken(one)
+                    still.popleft()
+                    yield digest
+
+    def _link_objects(self, adopted: list[_Waiting]) -> None:
+        """Give workspace files their second names, read-only. Nothing where an object is there, or its file changed."""
+        items = [(one.file, one.final, *one.digest.stat[:2]) for one in adopted if one.digest is not None]
+        for one, made in zip(adopted, crew.in_processes(linked, items, turns=True), strict=True):
+            if made is False and one.digest is not None:
+                self._copy_object(one.file, one.final, one.digest)
+            elif isinstance(made, tuple):
+                self._shown[one.file] = made
 
     def _copy_object(self, path: str, final: str, digest: Digest) -> None:
         temporary = self.temporary()
@@ -333,6 +336,17 @@ class Cache:
                 self.link_into(final, path, (kind, "copy"))
             shown = signature(os.stat(path))
         return Digest(digest.md5, digest.sha256, shown, digest.mode)
+
+    @contextmanager
+    def discarding(self, temporaries: Iterable[str]) -> Iterator[deque[str]]:
+        """Of the temporary files a block makes, remove what is left in the given queue at its end."""
+        still = deque(temporaries)
+        try:
+            yield still
+        finally:
+            for name in still:
+                with suppress(OSError):
+                    os.unlink(name)
 
     # --- placing ---
 
@@ -390,6 +404,61 @@ class Cache:
             finally:
                 os.close(fd)
         return True
+
+
+_Taken = tuple[str, str, tuple[int, int, int, int], int, str | None]
+
+
+def taken(item: tuple[str, str, str]) -> _Taken:
+    """Copy a small file, given as (its path, a fresh name, the cache), under that name unless its object is in the cache.
+    As ``hashing.named``, and the name of the copy if one was made.
+
+    Raises:
+        Conflict: the file changed while it was read.
+    """
+    path, temporary, root = item
+    fd, before = hashing.open_regular(path)
+    try:
+        data = os.read(fd, before.st_size + 1)
+        after = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if signature(before) != signature(after) or len(data) != after.st_size:
+        raise hashing.changed(path)
+    md5 = hashing.md5_of(data)
+    made = not os.path.exists(_path(root, md5))
+    if made:
+        # Not exclusively: what a hand that died left half done is done again.
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            hashing.write_all(fd, data)
+        finally:
+            os.close(fd)
+    return md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777, temporary if made else None
+
+
+def linked(item: tuple[str, str, int, int]) -> tuple[int, int, int, int] | bool:
+    """Give a file, (path, second name, size, mtime in ns), its second name, read-only. Its stat since; False where the file
+    system cannot; True where there is nothing to do: somebody has the name, or the file is not what was hashed."""
+    path, final, *moment = item
+    status = os.stat(path)
+    if _moment(status) != tuple(moment):
+        return True
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        if not os.path.samestat(status, os.stat(final)):
+            return True
+    except OSError as error:
+        if error.errno not in _CANNOT_LINK:
+            raise
+        return False
+    os.chmod(final, READ_ONLY)
+    return signature(os.stat(final))
+
+
+def _path(root: str, md5: str) -> str:
+    return f"{root}/files/md5/{md5[:2]}/{md5[2:]}"
 
 
 def _moment(status: os.stat_result) -> tuple[int, ...]:

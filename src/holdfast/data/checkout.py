@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import stat
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.errors import Conflict, Damaged, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import hashing, snapshot, state, status
+from holdfast.data import crew, hashing, snapshot, state, status
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.repository import Repository
@@ -207,14 +208,14 @@ def _apply(repo: Repository, cache: Cache, plan: _Plan, done: Done, progress: Pr
     links = repo.links
     isexec = out.isexec and not whole
 
-    def work(item: tuple[str, str]) -> tuple[str, tuple[int, int, int, int], bytes]:
-        path, md5 = item
-        return (path, *place(cache, md5, f"{base}/{path}", links, executable=isexec, legacy=out.legacy))
-
     total = len(plan.put)
-    alone = hashing.is_little(total, lambda: _sizes(cache, plan))
-    for at, (path, stats, sha256) in enumerate(hashing.in_parallel(work, plan.put, alone=alone), 1):
-        placed[path] = (stats, sha256)
+    where = (str(cache.root), cache.scratch, links, isexec, out.legacy)
+    items = [(where, md5, f"{base}/{path}") for path, md5 in plan.put]
+    little = hashing.is_little(total, lambda: _sizes(cache, plan))
+    for at, ((path, _), one) in enumerate(
+        zip(plan.put, map(put, items) if little else crew.in_processes(put, items), strict=True), 1
+    ):
+        placed[path] = one
         if progress is not None:
             progress(at, total, path)
     if whole:
@@ -255,6 +256,20 @@ def place(
     else:
         cache.link_into(source, target, links, executable=executable)
     return signature(os.stat(target)), sha256
+
+
+_Where = tuple[str, str | None, tuple[str, ...], bool, bool]
+
+
+@functools.lru_cache(maxsize=1)
+def _cache_at(root: str, scratch: str | None) -> Cache:
+    return Cache(Path(root), scratch)
+
+
+def put(item: tuple[_Where, str, str]) -> tuple[tuple[int, int, int, int], bytes]:
+    """``place`` for plain values: ((cache, scratch folder, links, executable, legacy), object, target)."""
+    (root, scratch, links, executable, legacy), md5, target = item
+    return place(_cache_at(root, scratch), md5, target, links, executable=executable, legacy=legacy)
 
 
 def _write_over(temporary: str, target: str, data: bytes, executable: bool) -> None:

@@ -122,7 +122,11 @@ def _survey(
     known = {f.column for f in told if f.check in ("constant", "missing")}
     # Cells of CSV are looked at as they are written.
     columns = {n: "string" if table.text else table.columns[n] for n in sound if n not in known}
-    return suspects.idle(connection, source, columns, rows, label)
+    found = suspects.idle(connection, source, columns, rows, label)
+    if table.text:
+        words = [n for n, c in sound.items() if c.type == "string" and table.columns[n] == "string"]
+        found += suspects.strays(connection, source, words, label)
+    return found
 
 
 def _label(group: Sequence[Table], base: Path | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -67,12 +68,23 @@ def odd_line(path: Path, dialect: Dialect) -> str | None:
         with _opened(path, dialect.packing) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
             for _ in range(dialect.above):
                 text.readline()
-            reader = csv.reader(text, delimiter=dialect.separator, strict=True)
+            last = first = ""
+
+            def lines() -> Iterator[str]:
+                nonlocal last
+                for last in text:  # noqa: UP028 - the last line is looked at between rows
+                    yield last
+
+            reader = csv.reader(lines(), delimiter=dialect.separator, strict=True)
             width = len(dialect.names)
             for row in reader:
                 width = width or len(row)
                 if row and len(row) != width:
                     return f"line {dialect.above + reader.line_num} has {len(row)} columns, its header {width}"
+                end = last[len(last.rstrip("\r\n")) :]
+                first = first or end
+                if end and end != first:
+                    return f"line {dialect.above + reader.line_num} ends with {end!r}, those before it with {first!r}"
     except UnicodeDecodeError:
         return "it is not UTF-8 text"
     except csv.Error as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -10,7 +11,7 @@ import msgspec
 
 from holdfast.core.errors import BadInput, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import history, log, snapshot, tables
+from holdfast.data import dialect, history, log, snapshot, tables
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.repository import Repository
@@ -51,6 +52,7 @@ class Diff(msgspec.Struct, frozen=True):
     removed: list[str]
     changed: list[str]
     table: TableDiff | None = None
+    unread: str | None = None  # why tables of the two were not compared
 
 
 def between(
@@ -75,12 +77,15 @@ def between(
         files_after = log.stored(cache, now)
     added, removed = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
     changed = sorted(p for p in new if p in old and new[p] != old[p])
-    table = None
+    table, unread = None, None
     if (added or removed or changed) and (stored := log.stored(cache, then)):
         from holdfast.data import names
 
-        table = _tables(stored, [(n, p) for n, p in files_after if names.is_table(Path(n))], key)
-    return Diff(str(place.relative_to(repo.root)), then.md5, name, added, removed, changed, table)
+        try:
+            table = _tables(stored, [(n, p) for n, p in files_after if names.is_table(Path(n))], key)
+        except duckdb.Error as error:
+            unread = _why([(n, Path(p)) for n, p in (*stored, *files_after) if names.is_text(n)], error)
+    return Diff(str(place.relative_to(repo.root)), then.md5, name, added, removed, changed, table, unread)
 
 
 def _required(out: Out | None, place: Path, revision: str) -> Out:
@@ -103,27 +108,53 @@ class _Side:
 
 
 def _tables(before: list[tuple[str, str]], after: list[tuple[str, str]], key: str | None) -> TableDiff | None:
+    from holdfast.data import names
+
     if not before or not after:
         return None
     with tables.connect() as connection:
         for as_text in (False, True):
             try:
-                return _compare(connection, _side(connection, before, as_text), _side(connection, after, as_text), key)
+                old, new = _side(connection, before, as_text), _side(connection, after, as_text)
+                apart = [
+                    c for c, mine in old.columns.items()
+                    if c in new.columns and mine != new.columns[c] and _alike(c, mine, new.columns[c])[1] == "string"
+                ]  # fmt: skip
+                if apart and not as_text and all(names.is_text(n) for n, _ in (*before, *after)):
+                    # One stray cell makes a column of numbers or truth values text; the others are still what they were.
+                    old = replace(old, source=_source(before, written=apart))
+                    new = replace(new, source=_source(after, written=apart))
+                return _compare(connection, old, new, key)
             except duckdb.Error:
-                continue  # CSV whose types do not hold to the end is compared as it is written
+                if as_text:
+                    raise
+                # CSV whose types do not hold to the end is compared as it is written
     return None
 
 
-def _side(connection: duckdb.DuckDBPyConnection, files: list[tuple[str, str]], as_text: bool) -> _Side:
+def _why(files: list[tuple[str, Path]], error: duckdb.Error) -> str:
+    """What is wrong with the first of the text files that has an odd line, or what the engine says."""
+    odd = ((name, dialect.odd_line(file, dialect.of(file))) for name, file in files)
+    return next((f"{name}: {wrong}" for name, wrong in odd if wrong), None) or tables.brief(error)
+
+
+def _source(files: list[tuple[str, str]], *, as_text: bool = False, written: Sequence[str] = ()) -> str:
     from holdfast.data import names
 
     text = [Path(p) for n, p in files if names.is_text(n)]
     rest = [Path(p) for n, p in files if not names.is_text(n)]
     read = [tables.relation(rest)] if rest else []
-    read += [tables.relation(text, text=True, as_text=as_text)] if text else []
-    source = (
+    read += [tables.relation(text, text=True, as_text=as_text, written=written)] if text else []
+    return (
         read[0] if len(read) == 1 else "(" + " UNION ALL BY NAME ".join(f"SELECT * FROM {part}" for part in read) + ")"
     )
+
+
+def _side(connection: duckdb.DuckDBPyConnection, files: list[tuple[str, str]], as_text: bool) -> _Side:
+    from holdfast.data import names
+
+    text = any(names.is_text(n) for n, _ in files)
+    source = _source(files, as_text=as_text)
     described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
     rows = int(tables.one(connection, f"SELECT count(*) FROM {source}")[0])
     # A CSV file without rows says nothing of its types.

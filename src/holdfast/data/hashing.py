@@ -10,25 +10,39 @@ import itertools
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Protocol, TypeVar
 
 from holdfast.core.errors import BadInput, Conflict
 from holdfast.core.files import begin_sync
 from holdfast.data.tree import signature
 
 SMALL = 1 << 20
-PIECE = 2 << 20
+PIECE = 1 << 20
+PIECES = 8
+"""Of a large file in memory at once."""
 WRITTEN = 512 << 10
 """A piece is written in parts of this size: larger writes took several times as long where it was measured."""
 AHEAD = 8 << 20
-GROUP = 256
+GROUP = 128
+"""Files handed to a thread or a process at a time, at most."""
 WORKERS = min(16, 4 * (os.cpu_count() or 1))
 T = TypeVar("T")
 R = TypeVar("R")
+Item = TypeVar("Item", contravariant=True)
+
+
+class Hand(Protocol[Item, R]):
+    """Somebody who works on groups of items elsewhere."""
+
+    def work(self, items: Sequence[Item]) -> list[R] | None:
+        """The results in the items' order; None where they have to be done by whoever asks."""
+
+    def dismiss(self) -> None:
+        """End it, whatever it is at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +93,22 @@ def digest(
     finally:
         os.close(fd)
     if signature(before) != signature(after) or count != after.st_size:
-        raise Conflict(f"{os.fspath(path)} changed while it was read", hint="wait until it is written, then run again")
+        raise changed(path)
     return Digest(md5, sha256, signature(after), stat.S_IMODE(after.st_mode))
+
+
+def changed(path: str | os.PathLike[str]) -> Conflict:
+    return Conflict(f"{os.fspath(path)} changed while it was read", hint="wait until it is written, then run again")
+
+
+def named(path: str) -> tuple[str, str, tuple[int, int, int, int], int]:
+    """``digest`` as plain values, for another process.
+
+    Raises:
+        Conflict, BadInput: as ``digest``.
+    """
+    found = digest(path)
+    return found.md5, found.sha256, found.stat, found.mode
 
 
 def _small(fd: int, size: int, copy_to: int | None) -> tuple[str, str, int]:
@@ -118,60 +146,47 @@ def _writer(fd: int) -> Callable[[memoryview], None]:
     return write
 
 
-class _Lane(threading.Thread):
-    """Does one kind of work on pieces handed to it; a hash or a write per lane, all lanes on the same piece."""
+class _Beside(threading.Thread):
+    """Works on the pieces handed to it, in their order, beside the thread that reads them."""
 
     def __init__(self, work: Callable[[memoryview], object]) -> None:
         super().__init__(daemon=True)
-        self.work, self.piece = work, memoryview(b"")
-        self.given, self.taken = threading.Semaphore(0), threading.Semaphore(0)
-        self.error: OSError | None = None
+        self.work = work
+        self.pieces: SimpleQueue[memoryview | None] = SimpleQueue()
+        self.free = threading.Semaphore(PIECES)
         self.start()
 
     def run(self) -> None:
-        while True:
-            self.given.acquire()
-            if not self.piece:
-                return
-            try:
-                if self.error is None:
-                    self.work(self.piece)
-            except OSError as error:
-                self.error = error
-            self.taken.release()
-
-    def give(self, piece: memoryview) -> None:
-        self.piece = piece
-        self.given.release()
+        while (piece := self.pieces.get()) is not None:
+            self.work(piece)
+            self.free.release()
 
 
 def _large(fd: int, copy_to: int | None, on_bytes: Callable[[int], None] | None) -> tuple[str, str, int]:
-    """Hash in lanes beside each other; the next piece is read while this one is worked on."""
+    """MD5 takes as long as all the rest, so it has a thread of its own, which may fall behind by some pieces: with one
+    thread a kind of work, in step with each other, two cores were idle a quarter of the time."""
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    works: list[Callable[[memoryview], object]] = [md5.update, sha256.update]
-    if copy_to is not None:
-        works.append(_writer(copy_to))
-    lanes = [_Lane(work) for work in works]
-    buffers = [memoryview(bytearray(PIECE)) for _ in range(2)]
-    count, turn, busy = 0, 0, False
+    write = _writer(copy_to) if copy_to is not None else None
+    buffers = [memoryview(bytearray(PIECE)) for _ in range(PIECES)]
+    beside = _Beside(md5.update)
+    count = 0
     try:
-        while True:
-            got = os.readv(fd, [buffers[turn]])
-            if busy:
-                for lane in lanes:
-                    lane.taken.acquire()
-                    if lane.error is not None:
-                        raise lane.error
+        for buffer in itertools.cycle(buffers):
+            beside.free.acquire()
+            got = os.readv(fd, [buffer])
             if not got:
                 break
-            for lane in lanes:
-                lane.give(buffers[turn][:got])
-            busy, count, turn = True, count + got, 1 - turn
+            piece = buffer[:got]
+            beside.pieces.put(piece)
+            sha256.update(piece)
+            if write is not None:
+                write(piece)
+            count += got
             if on_bytes is not None:
                 on_bytes(got)
     finally:
-        for lane in lanes:
-            lane.give(memoryview(b""))
+        beside.pieces.put(None)
+        beside.join()
     return md5.hexdigest(), sha256.hexdigest(), count
 
 
@@ -180,26 +195,44 @@ def is_little(files: int, size: Callable[[], int]) -> bool:
     return files <= 256 and size() <= 16 << 20
 
 
+class _Stopped(Exception):
+    """A group was left undone because the whole has ended."""
+
+
 def in_parallel(
-    work: Callable[[T], R], items: Sequence[T], *, workers: int = WORKERS, alone: bool = False
+    work: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    workers: int = WORKERS,
+    alone: bool = False,
+    beside: Sequence[Hand[T, R]] = (),
 ) -> Iterable[R]:
     """Results in the items' order; one by one where they are very few or ``alone`` says so. The first error ends it;
-    nothing new is begun after it."""
+    nothing new is begun after it. Each of ``beside`` has a thread that hands it whole groups."""
     if alone or len(items) < 4:
         yield from map(work, items)
         return
     # Handing over one small file at a time costs more than hashing it.
-    step = max(1, min(64, len(items) // (workers * 4)))
+    step = max(1, min(GROUP, len(items) // ((workers + len(beside)) * 4)))
     groups = [items[at : at + step] for at in range(0, len(items), step)]
     results: list[list[R] | BaseException] = [[] for _ in groups]
     ready = [threading.Semaphore(0) for _ in groups]
     turns, ended = itertools.count(), threading.Event()
 
-    def labour() -> None:
+    def here(group: Sequence[T]) -> list[R]:
+        done = []
+        for item in group:
+            if ended.is_set():
+                raise _Stopped
+            done.append(work(item))
+        return done
+
+    def labour(hand: Hand[T, R] | None) -> None:
         # Groups are begun in order, so whoever fails has only groups behind it that will not be done.
         while not ended.is_set() and (at := next(turns)) < len(groups):
             try:
-                results[at] = [work(item) for item in groups[at]]
+                done = hand.work(groups[at]) if hand is not None else None
+                results[at] = here(groups[at]) if done is None else done
             except BaseException as error:  # noqa: BLE001  (raised again where the results are taken)
                 results[at] = error
                 ended.set()
@@ -207,35 +240,31 @@ def in_parallel(
 
     # Not concurrent.futures: importing it takes as long as hashing a few hundred small files.
     threads = [
-        threading.Thread(target=labour, name=f"holdfast-data-{at}", daemon=True)
-        for at in range(min(workers, len(groups)))
+        threading.Thread(target=labour, args=(hand,), name=f"holdfast-data-{at}", daemon=True)
+        for at, hand in enumerate([*[None] * min(workers, len(groups)), *beside])
     ]
     for thread in threads:
         thread.start()
+
+    def end() -> None:
+        ended.set()
+        for hand in beside:
+            hand.dismiss()
+        for thread in threads:
+            thread.join()
+
     try:
         for at, one in enumerate(ready):
             one.acquire()
             outcome, results[at] = results[at], []
             if isinstance(outcome, BaseException):
-                raise outcome
+                end()
+                raise next(
+                    (e for e in results if isinstance(e, BaseException) and not isinstance(e, _Stopped)), outcome
+                )
             yield from outcome
     finally:
-        ended.set()
-        for thread in threads:
-            thread.join()
-
-
-def in_turn(work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-    """Results in the items' order, for many small files: one by one while their bytes come from memory, where threads would
-    only wait for each other, and on threads from the first group on that waited for a disk."""
-    for begin in range(0, len(items), GROUP):
-        wall, busy = time.perf_counter(), time.thread_time()
-        done = [work(item) for item in items[begin : begin + GROUP]]
-        waited = time.perf_counter() - wall > 2 * (time.thread_time() - busy)
-        yield from done
-        if waited:
-            yield from in_parallel(work, items[begin + GROUP :])
-            return
+        end()
 
 
 def tree_sha256(members: Iterable[tuple[str, str, int]]) -> str:
@@ -274,6 +303,22 @@ def copy_md5(path: str, fd: int | None) -> str:
         return digest.hexdigest()
     finally:
         os.close(source)
+
+
+def copied(item: tuple[str, str]) -> tuple[str, int] | None:
+    """Copy a file, (path, fresh name), in the same read as its MD5 is worked out: that and its size. None if there is none.
+    What was done half is done anew."""
+    path, target = item
+    try:
+        source, status = open_regular(path)
+    except FileNotFoundError:
+        return None
+    os.close(source)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        return copy_md5(path, fd), status.st_size
+    finally:
+        os.close(fd)
 
 
 def md5_of(data: bytes) -> str:

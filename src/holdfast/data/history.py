@@ -165,8 +165,13 @@ def at_revision(repo: Repository, revision: str, place: Path) -> Out | None:
 
 
 def commits_of(repo: Repository, files: Sequence[Path]) -> list[Commit]:
-    """Commits that touched any of the files, newest first."""
-    assert repo.scm is not None
+    """Commits that touched any of the files, newest first.
+
+    Raises:
+        NotFound: this is no git repository.
+    """
+    if repo.scm is None:
+        raise NotFound("this folder is not in a git repository", hint="history needs git")
     names = [os.path.relpath(f, repo.scm) for f in files]
     raw = git(repo, "log", "--format=%H%x1f%ct%x1f%an <%ae>%x1f%s%x1e", "--", *names).decode("utf-8", "replace")
     found = []

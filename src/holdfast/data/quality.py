@@ -230,7 +230,7 @@ def admit(
             "new_files": [m.path for m in fresh][:100], "new_file_count": len(fresh), "checked_bytes": sum(m.size for m in fresh),
             "read_files": len(taken.fresh), "seconds": round(time.perf_counter() - started, 3), "findings": without_examples(checked.findings),
         }  # fmt: skip
-        _record(root, ledger, source_name, after, "dataset.admitted", body, at, actor)
+        _record(root, ledger, source_name, after, "dataset.admitted", body, at, actor, place)
     return version
 
 
@@ -371,7 +371,7 @@ def _set_aside(
         "findings": without_examples(findings), "current": before.current.sha256 if before.current else None,
     }  # fmt: skip
     if new:
-        _record(root, ledger, name, after, "dataset.quarantined", body, at, actor)
+        _record(root, ledger, name, after, "dataset.quarantined", body, at, actor, delivery.taken.place)
     blocking = [f for f in findings if f.blocking] or [f for q in delivery.aside for f in q.findings if f.blocking]
     shown = "; ".join(f.message for f in blocking[:3]) + (
         f"; and {len(blocking) - 3} more" if len(blocking) > 3 else ""
@@ -414,13 +414,13 @@ def _total(listed: Iterable[Member]) -> int | None:
 
 
 def _record(
-    root: Path, ledger: Ledger, name: str, after: Admitted, kind: str, body: dict[str, Any], at: int, actor: str
-) -> None:
+    root: Path, ledger: Ledger, name: str, after: Admitted, kind: str, body: dict[str, Any], at: int, actor: str, place: Path
+) -> None:  # fmt: skip
     row = msgspec.to_builtins(after)
     with ledger.transaction() as tx:
         tx.put(TABLE, name, row)
         tx.append(kind, subject=name, body=body, at=at, actor=actor)
-    write_notice(root, name, after)
+    write_notice(root, name, after, place)
 
 
 # --- what status reads, without a ledger ------------------------------------------------------------------------------
@@ -431,10 +431,14 @@ def notices(root: Path) -> Path:
     return root / ".holdfast" / "datasets"
 
 
-def write_notice(root: Path, name: str, row: Admitted) -> None:
+def write_notice(root: Path, name: str, row: Admitted, place: Path) -> None:
+    """What is said of the dataset at ``place``, under the one name it has now: a source may have been renamed."""
     folder = notices(root)
     folder.mkdir(parents=True, exist_ok=True)
-    path = row.current.path if row.current else None
+    path = os.path.relpath(place, root)
+    for other in folder.glob("*.json"):
+        if other.stem != name and _told_of(other) == path:
+            other.unlink(missing_ok=True)
     quarantined = [
         {"path": q.path, "at": q.at, "why": [f.message for f in q.findings if f.blocking][:3]} for q in row.quarantined
     ]
@@ -445,6 +449,13 @@ def write_notice(root: Path, name: str, row: Admitted) -> None:
         )
     )
     temporary.replace(folder / f"{name}.json")
+
+
+def _told_of(notice: Path) -> str | None:
+    try:
+        return str(msgspec.json.decode(notice.read_bytes())["path"])
+    except (OSError, msgspec.MsgspecError, KeyError, TypeError):
+        return None
 
 
 def forget(root: Path, source_name: str) -> None:

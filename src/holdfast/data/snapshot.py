@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import gitindex, hashing, ignore, manifest, pointers, repository, state, tree
+from holdfast.data import crew, gitindex, hashing, ignore, manifest, pointers, repository, state, tree
 from holdfast.data.cache import Cache
 from holdfast.data.hashing import Digest
 from holdfast.data.pointers import Pointer
@@ -207,12 +207,18 @@ def _read(
             digest = Digest(digest.md5, digest.sha256, tree.signature(os.stat(path)), digest.mode)
         return digest
 
-    total = sum(found.stats[4 * at] for at in todo)
+    sizes = [found.stats[4 * at] for at in todo]
+    total, largest = sum(sizes), max(sizes, default=0)
     done, out = 0, {}
-    alone = hashing.is_little(len(todo), lambda: total)
-    # Files that are copied wait for each other's names in the folder they are made in; those that are only read do not.
-    small = total <= len(todo) * SMALL_EACH and (keep is None or links[0] in caches.LINKED)
-    digests = hashing.in_turn(work, todo) if small else hashing.in_parallel(work, todo, alone=alone)
+    digests: Iterable[Digest]
+    if total <= len(todo) * SMALL_EACH and largest <= hashing.SMALL and not found.links:
+        paths = [base + found.paths[at] for at in todo]
+        if keep is None:
+            digests = (Digest(*names) for names in crew.in_processes(hashing.named, paths, turns=True))
+        else:
+            digests = keep.take_in_many(paths, links)
+    else:
+        digests = hashing.in_parallel(work, todo, alone=hashing.is_little(len(todo), lambda: total))
     for at, digest in zip(todo, digests, strict=True):
         out[at] = digest
         done += digest.size

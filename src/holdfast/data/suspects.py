@@ -125,6 +125,46 @@ def idle(
     return found
 
 
+MOSTLY = 0.9
+"""From this share of cells that read as numbers or times on, a text column is one of those with strays in it."""
+
+
+def strays(
+    connection: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str], label: str
+) -> list[Finding]:  # fmt: skip
+    """Text columns of which nearly every cell is a number or a time: a few cells made all of it text, and a feature of it
+    is none that a model takes.
+
+    Args:
+        source: the table with its cells as they are written.
+    """
+    kinds = {"numbers": "DOUBLE", "times": "TIMESTAMP"}
+    if not columns:
+        return []
+    counts = ", ".join(
+        f"count({quote(c)}), " + ", ".join(f"count(TRY_CAST({quote(c)} AS {sql}))" for sql in kinds.values())
+        for c in columns
+    )
+    row = tables.one(connection, f"SELECT {counts} FROM {source}")
+    found = []
+    for at, column in enumerate(columns):
+        there, *fits = (int(n) for n in row[3 * at : 3 * at + 3])
+        for (word, sql), fit in zip(kinds.items(), fits, strict=True):
+            if MOSTLY * there <= fit < there:
+                odd = f"{quote(column)} IS NOT NULL AND TRY_CAST({quote(column)} AS {sql}) IS NULL"
+                message = (
+                    f"{label}: {there - fit} of {there} values of {column!r} are no {word}, which makes all of it text"
+                )
+                shown = examples(connection, f"SELECT * FROM {source} WHERE {odd} LIMIT {EXAMPLES}", column)
+                found.append(
+                    Finding(
+                        check="stray", column=column, message=message, count=there - fit, blocking=False, examples=shown
+                    )
+                )
+                break
+    return found
+
+
 # --- leakage ----------------------------------------------------------------------------------------------------------
 
 

@@ -124,12 +124,16 @@ def brief(error: duckdb.Error) -> str:
     return ": ".join([lines[0], *more[:1]])
 
 
-def relation(paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None) -> str:
-    """A FROM item that reads all of the files as one table; ``as_text`` leaves CSV cells as they are, ``name`` adds each row's file under it."""
+def relation(
+    paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None, written: Sequence[str] = ()
+) -> str:  # fmt: skip
+    """A FROM item that reads all of the files as one table; ``as_text`` leaves CSV cells as they are (those of the columns
+    ``written`` alone), ``name`` adds each row's file under it."""
     options = f", filename={literal(name)}" if name else ""
     if not text:
         return f"read_parquet({_list(paths)}, hive_partitioning=false, union_by_name={'true' if len(paths) > 1 else 'false'}{options})"
-    raw = ", all_varchar=true" if as_text else ""
+    kept = ", ".join(f"{literal(column)}: 'VARCHAR'" for column in written)
+    raw = ", all_varchar=true" if as_text else f", types={{{kept}}}" if written else ""
     groups: dict[Dialect, list[Path]] = {}
     for path in paths:
         groups.setdefault(dialect.of(path), []).append(path)

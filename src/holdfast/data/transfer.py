@@ -6,7 +6,7 @@ A folder's manifest follows its members, on the remote and in the cache: who see
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from holdfast.core.errors import NotFound
 from holdfast.data import cache as caches
-from holdfast.data import checkout, hashing, manifest, remotes, status
+from holdfast.data import checkout, crew, hashing, manifest, remotes, status
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.remotes import Name, Remote
@@ -142,10 +142,12 @@ def _send(cache: Cache, remote: Remote, names: list[Name], verify: bool, progres
 
     # When this ends they are durable: the manifest that names them comes after.
     with remote.cache.settling() if isinstance(remote, remotes.FolderRemote) else nullcontext():
-        for at, (name, size) in enumerate(zip(names, hashing.in_parallel(work, names), strict=True), 1):
-            moved.objects += 1
-            moved.bytes += size
-            progress(at, len(names), name.md5[:8])
+        sizes = (
+            _copied(cache, remote.cache, names, "the cache")
+            if isinstance(remote, remotes.FolderRemote) and len(names) >= crew.MANY
+            else hashing.in_parallel(work, names)
+        )
+        _count(names, sizes, progress, moved)
     if verify:
         for name, md5 in zip(names, hashing.in_parallel(lambda n: read_back(cache, remote, n), names), strict=True):
             remotes.verify(name, md5, remote.label)
@@ -179,6 +181,8 @@ def fetch(
         BadInput: a manifest names places it must not; nothing of it is kept.
         Unavailable: the remote cannot be reached; what has arrived stays.
     """
+    if remote is not None:
+        repo.remote_options(remote)  # a name that is none is told though nothing is missing
     with repo.lock():
         return _fetch(repo, targets, remote, outs, progress)
 
@@ -266,12 +270,38 @@ def _manifest(
 
 def _receive(cache: Cache, remote: Remote, names: list[Name], progress: Progress, moved: Moved) -> None:
     with cache.settling():
-        for at, (name, size) in enumerate(
-            zip(names, hashing.in_parallel(lambda n: receive(cache, remote, n), names), strict=True), 1
-        ):
-            moved.objects += 1
-            moved.bytes += size
-            progress(at, len(names), name.md5[:8])
+        sizes = (
+            _copied(remote.cache, cache, names, remote.label)
+            if isinstance(remote, remotes.FolderRemote) and len(names) >= crew.MANY
+            else hashing.in_parallel(lambda n: receive(cache, remote, n), names)
+        )
+        _count(names, sizes, progress, moved)
+
+
+def _count(names: list[Name], sizes: Iterable[int], progress: Progress, moved: Moved) -> None:
+    for at, (name, size) in enumerate(zip(names, sizes, strict=True), 1):
+        moved.objects += 1
+        moved.bytes += size
+        progress(at, len(names), name.md5[:8])
+
+
+def _copied(source: Cache, target: Cache, names: list[Name], label: str) -> Iterator[int]:
+    """Bring objects from one folder to the other, verified, and have each under its name; their sizes.
+
+    Raises:
+        NotFound: the source, which messages call ``label``, does not have one.
+        Damaged: the bytes of one have another name; they are not kept.
+    """
+    items = [(source.path(name.md5, legacy=name.legacy), target.temporary()) for name in names]
+    with target.discarding([temporary for _, temporary in items]) as still:
+        for name, found in zip(names, crew.in_processes(hashing.copied, items), strict=True):
+            if found is None:
+                raise NotFound(f"object {name.md5} is not on {label}", hint="somebody who has it must push it")
+            md5, size = found
+            remotes.verify(name, md5, label)
+            target.place(still[0], name.md5, legacy=name.legacy)
+            still.popleft()
+            yield size
 
 
 def receive(cache: Cache, remote: Remote, name: Name) -> int:
