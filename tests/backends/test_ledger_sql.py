@@ -177,6 +177,20 @@ def test_rows_from_before_changes_were_kept_are_where_the_chain_begins(url):
     ledger.close()
 
 
+def test_an_end_cut_off_is_found_by_the_rows_it_changed(url):
+    ledger = SqlLedger(url)
+    for key in ("a", "b"):
+        with ledger.transaction() as tx:
+            tx.append("k", subject=key, body={}, at=1)
+            tx.put("t", key, {"v": 1})
+    connection = raw(url)
+    connection.execute("DELETE FROM ledger_entries WHERE sequence = 2")
+    connection.close()
+    with pytest.raises(Damaged, match="ends at entry 1, but rows were changed at entry 2"):
+        ledger.verify()
+    ledger.close()
+
+
 def test_verify_finds_swapped_entries_and_a_cut_end(url):
     ledger = SqlLedger(url)
     entries = [ledger.append("k", subject="s", body={"i": i}, at=i) for i in range(5)]
@@ -479,3 +493,16 @@ def test_the_ledger_does_what_a_table_and_a_list_do(steps):
         assert [(e.subject, e.body) for e in ledger.read()] == entries
         assert ledger.verify() == len(entries)
         ledger.close()
+
+
+def test_a_row_put_as_it_is_is_no_change(url):
+    ledger = SqlLedger(url)
+    for value in (1, 1, 1, 2, 2, 1):
+        with ledger.transaction() as tx:
+            tx.put("t", "a", {"v": value})
+    assert ledger._database.committed("SELECT count(*) FROM ledger_changes") == [(3,)]
+    with ledger.transaction() as tx:
+        tx.delete("t", "a")
+        tx.put("t", "a", {"v": 1})
+    assert ledger.verify() == 0 and ledger.get("t", "a") == {"v": 1}
+    ledger.close()

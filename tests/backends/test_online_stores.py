@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from holdfast.backends import online_embedded
+from holdfast.backends import online_embedded, online_redis
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
 from holdfast.backends.online_redis import RedisOnlineStore
 from holdfast.core.errors import Unavailable
@@ -67,6 +67,20 @@ class TestRedis(OnlineStoreContract):
         store.update([([b"a"], put(b"1"))])
         assert values(other, b"a") == [None]
         assert list(other.scan(b"")) == []
+
+    def test_a_connection_the_server_closed_is_made_again(self, store: RedisOnlineStore) -> None:
+        store.update([([b"a"], put(b"1"))])
+        other = redis_or_skip()
+        for _ in range(3):
+            assert other._client.client_kill_filter(_id=store._client.client_id()) == 1
+            assert values(store, b"a", b"b") == [b"1", None]
+
+    def test_without_hiredis_it_is_the_same(self, store: RedisOnlineStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys = [bytes([i, 0, 13, 10]) for i in range(100)]
+        store.update([([k], put(k)) for k in keys])
+        monkeypatch.setitem(sys.modules, "hiredis", None)
+        monkeypatch.setattr(store, "_pack", online_redis._packer())
+        assert values(store, *keys) == keys
 
     def test_a_dead_server_is_the_users_turn(self) -> None:
         dead = RedisOnlineStore("redis://127.0.0.1:1/0", timeout=0.2)

@@ -49,6 +49,19 @@ def test_features_from_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert set(row) == set(scope["rows"].column_names) - {"event_timestamp", "customer_id"}
 
 
+def test_the_definitions_are_ones() -> None:
+    import numpy as np
+
+    scope: dict[str, Any] = {}
+    exec(block("hf.Label("), scope)
+    assert scope["features"].columns() == [
+        "profile__tenure_months", "profile__spent_sum_7d", "profile__spent_count_7d", "profile__spent_sum_30d",
+        "profile__spent_count_30d", "is_pro",
+    ]  # fmt: skip
+    given = scope["is_pro"].function(np.array(["pro", None], dtype=object))
+    assert given.tolist() == [1.0, 0.0] and scope["label"].key == ("client_id", "seen_at")
+
+
 def test_a_query_can_be_declared(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_PASSWORD", "x")
     import holdfast as hf

@@ -63,6 +63,7 @@ def test_every_plan_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.Mon
         pq.write_table(worlds.table(world, rng), file)
         spine = pa.table({
             "a": pa.array([q["a"] for q in world.questions], pa.int64()), "b": pa.array([q["b"] for q in world.questions]),
+            "_made": pa.array([q["_made"] for q in world.questions], pa.string()),
             "when": pa.array([q["at"] for q in world.questions]).cast(pa.timestamp("us", tz="UTC")),
         })  # fmt: skip
         got = []

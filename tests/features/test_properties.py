@@ -36,7 +36,7 @@ def check_offline(seed: int, engine: DuckdbEngine, cache: Path | None = None) ->
     rng = random.Random(seed + 1)
     spine = pa.table({
         "n": range(60), "a": pa.array([q["a"] for q in world.questions], pa.int64()), "b": pa.array([q["b"] for q in world.questions]),
-        "when": worlds.instants(rng, [q["at"] for q in world.questions]),
+        "_made": pa.array([q["_made"] for q in world.questions], pa.string()), "when": worlds.instants(rng, [q["at"] for q in world.questions]),
     })  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", point_in_time.Notice)
@@ -58,9 +58,9 @@ def test_kept_sorted_events_give_the_same_bytes(tmp_path: Path, engine: DuckdbEn
         rng = random.Random(seed)
         file = tmp_path / f"{seed}.parquet"
         pq.write_table(worlds.table(world, rng), file)
-        columns = {k: [q[k] for q in world.questions] for k in ("a", "b")}
+        columns = {k: [q[k] for q in world.questions] for k in ("a", "b", "_made")}
         when = pa.array([q["at"] for q in world.questions]).cast(pa.timestamp("us", tz="UTC"))
-        types = {"a": pa.int64(), "b": pa.string()}
+        types = {"a": pa.int64(), "b": pa.string(), "_made": pa.string()}
         spine = pa.table({**{k: pa.array(v, types[k]) for k, v in columns.items()}, "when": when})
         folder = tmp_path / f"cache{seed}"
         with warnings.catch_warnings():
@@ -94,7 +94,9 @@ def check_online(seed: int, folder: Path, connect: Callable[[Path], Any] | None 
     asked = 0
     connect = connect or (lambda folder: EmbeddedOnlineStore(folder / "online", map_size=1 << 28))
     online = connect(folder)
-    beside = d.FeatureView("beside", world.view.entities, world.view.source, [d.Aggregation("i2", ["count"], ["1h"])])
+    beside = d.FeatureView(
+        "beside", world.view.entities, world.view.source, [d.Aggregation("i2", ["count"], ["1h"])], keys=world.view.keys
+    )
     pusher = push.Pusher(folder, online, service.views, durable=False)
     try:
         for question in sorted(world.questions, key=lambda q: q["at"]):
@@ -218,6 +220,7 @@ def check_cache(seed: int, engine: DuckdbEngine, folder: Path, steps: int) -> in
         asked = [world.questions[i] for i in some]
         spine = pa.table({
             "a": pa.array([q["a"] for q in asked], pa.int64()), "b": pa.array([q["b"] for q in asked]),
+            "_made": pa.array([q["_made"] for q in asked], pa.string()),
             "when": pa.array([q["at"] for q in asked]).cast(pa.timestamp("us", tz="UTC")),
         })  # fmt: skip
         with warnings.catch_warnings():

@@ -11,8 +11,9 @@ import pytest
 
 from holdfast.backends.online_embedded import EmbeddedOnlineStore
 from holdfast.core import definitions as d
-from holdfast.core.errors import BadData, NotFound
+from holdfast.core.errors import BadData, BadInput, NotFound, Unavailable
 from holdfast.features import journal
+from holdfast.features import push as push_module
 from holdfast.features.lookup import Lookup, compile_plan
 from holdfast.features.push import Pusher
 
@@ -151,3 +152,78 @@ def test_pushes_go_on_while_definitions_change(tmp_path: Path, online: EmbeddedO
         assert ask(online, COUNTS, at=top)["counts__n_count_1d"] == total
         assert ask(online, wider, at=top)["counts__n_count_2d"] == total
         assert ask(online, NEWEST, at=top) == {"newest__n": top}
+
+
+class Flaky:
+    """An online store that cannot be reached for a while."""
+
+    def __init__(self, store: EmbeddedOnlineStore) -> None:
+        self.store, self.down = store, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def update(self, *arguments: Any, **named: Any) -> None:
+        if self.down:
+            raise Unavailable("the online store cannot be reached")
+        self.store.update(*arguments, **named)
+
+
+def test_what_the_store_did_not_take_is_there_with_the_next_push(tmp_path: Path, online: EmbeddedOnlineStore) -> None:
+    store = Flaky(online)
+    with Pusher(tmp_path, store, [COUNTS, NEWEST], durable=False) as pusher:
+        store.down = True
+        for n in (1, 2):
+            with pytest.raises(Unavailable):
+                pusher.push("s", event(n), arrived=n)
+        assert pusher.behind
+        store.down = False
+        pusher.push("s", [{"k": 2, "t": 3, "n": 3}], arrived=3)
+        assert not pusher.behind
+        assert ask(online, COUNTS) == {"counts__n_count_1d": 2, "counts__n_sum_1d": 3.0}
+        assert ask(online, NEWEST) == {"newest__n": 2}
+        with pytest.raises(BadInput, match="must be int64"):  # the type of the key came with it
+            Lookup(compile_plan(d.FeatureService("s", [NEWEST])), online).rows([{"k": "1"}], at=[9])
+
+
+def test_nobody_is_told_yes_for_what_another_could_not_bring_online(
+    tmp_path: Path, online: EmbeddedOnlineStore
+) -> None:
+    """Many push at once and share one write; where it fails, it failed for all of them."""
+    store = Flaky(online)
+    told: list[str] = []
+
+    def work(n: int) -> None:
+        try:
+            pusher.push("s", event(n), arrived=n)
+            told.append("yes")
+        except Unavailable:
+            told.append("no")
+
+    with Pusher(tmp_path, store, [COUNTS]) as pusher:
+        store.down = True
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 25)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert told == ["no"] * 24
+        store.down = False
+        pusher.catch_up()
+        assert ask(online, COUNTS)["counts__n_count_1d"] == 24
+
+
+def test_a_store_that_stays_away_bounds_what_is_taken(
+    tmp_path: Path, online: EmbeddedOnlineStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push_module, "_MOST_PENDING", 3)
+    store = Flaky(online)
+    with Pusher(tmp_path, store, [COUNTS], durable=False) as pusher:
+        store.down = True
+        for n in range(1, 7):
+            with pytest.raises(Unavailable):
+                pusher.push("s", event(n), arrived=n)
+        assert len(list(journal.read(tmp_path / "features" / "journal"))) == 3
+        store.down = False
+        pusher.push("s", event(7), arrived=7)
+        assert ask(online, COUNTS)["counts__n_count_1d"] == 4

@@ -112,8 +112,30 @@ def test_a_stored_definition_is_the_same_view() -> None:
     v = d.FeatureView(
         "v", [driver, d.Entity("b")], d.Source("s", "s.csv", timestamp="t", arrival="a", sequence="q", schema={"x": int}),
         [d.Aggregation("x", ["sum", "std"], ["90m"], where="x > 0", name="pos"), d.Field("y", bool, column="z")], "36h",
+        keys={"b": "x % 7"},
     )  # fmt: skip
-    assert view.from_spec(v.spec()).version == v.version
+    again = view.from_spec(v.spec())
+    assert again.version == v.version and again.keys == {"b": "x % 7"}
+
+
+def test_another_expression_for_a_key_is_another_meaning(ledger: Any) -> None:
+    def fares(sql: str) -> d.Project:
+        made = d.FeatureView("fares", [d.Entity("route")], trips, [d.Field("city", str)], keys={"route": sql})
+        return d.Project([made, d.FeatureService("by_route", [made])])
+
+    apply(ledger, fares("lower(city)"))
+    with ledger.transaction() as tx:
+        tx.put("live_features", "fraud", {"model": "fraud@1", "features": {"fares": "v"}})
+    with pytest.raises(Conflict, match="fraud@1"):
+        apply(ledger, fares("upper(city)"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"), [({"rout": "city"}, "none of its join keys"), ({"route": " "}, "expression"), ({"route": 7}, "7")]
+)
+def test_expressions_for_keys_that_are_none(keys: Any, says: str) -> None:
+    with pytest.raises(BadDefinition, match=says):
+        d.FeatureView("fares", [d.Entity("route")], trips, [d.Field("city", str)], keys=keys)
 
 
 def test_functions_whose_rows_depend_on_each_other_or_on_chance_are_refused(ledger: Any) -> None:

@@ -58,6 +58,9 @@ class World:
 def make(seed: int) -> World:
     rng = random.Random(seed)
     keys = rng.choice([["a"], ["b"], ["a", "b"]])
+    made: dict[str, str] = {}
+    if seed % 5 == 3:  # a key that is an expression
+        keys, made = [*keys[:-1], "_made"], {"_made": "upper(b) || '.'"}
     arrival, sequence = rng.random() < 0.5, rng.random() < 0.4
     where = "w > 2" if rng.random() < 0.3 else None
     ttl = rng.choice([None, None, UNIT, 3 * UNIT, 2 * UNIT + 1])
@@ -89,7 +92,7 @@ def make(seed: int) -> World:
         schema=schema if rng.random() < 0.5 else None,
     )  # fmt: skip
     entities = [d.Entity("thing", keys)] if rng.random() < 0.5 else [d.Entity(k, [k]) for k in keys]
-    view = d.FeatureView("v", entities, source, features, ttl)
+    view = d.FeatureView("v", entities, source, features, ttl, keys=made)
     a_values = rng.sample(INTS, 3)
     rows: list[dict[str, Any]] = []
     for _ in range(rng.choice([0, 1, 5, 40, 120])):
@@ -109,6 +112,7 @@ def make(seed: int) -> World:
         if sequence:
             row["seq"] = rng.choice([None, 1, 2, 3])
             row["_sequence"] = LOWEST_SEQUENCE if row["seq"] is None else row["seq"]
+        row["_made"] = None if row["b"] is None else row["b"].upper() + "."
         rows.append(row)
     questions = []
     edges = [r["_time"] for r in rows] + [r["_arrival"] for r in rows] or [START]
@@ -123,6 +127,7 @@ def make(seed: int) -> World:
             {
                 "a": rng.choice([None, *a_values, *a_values, 12345]),
                 "b": rng.choice([None, "1", "x", "ü", "nobody"]),
+                "_made": rng.choice([None, "1.", "X.", "X.", "Ü.", "x."]) if made else None,
                 "at": at,
             }
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -17,9 +19,10 @@ import httpx
 import pytest
 from tests.protocols.feast.listening import listening
 
-from holdfast.core.errors import BadDefinition
+from holdfast.core.errors import BadDefinition, Unavailable
 from holdfast.core.identity import to_us
 from holdfast.features import view as view_module
+from holdfast.protocols.feast.routes import Definitions, FeatureServer
 from holdfast.server import featureserver
 from holdfast.workspace import Workspace
 
@@ -207,3 +210,22 @@ def test_as_users_run_it(root: Path) -> None:
     finally:
         server.terminate()
         assert server.wait(20) == 0
+
+
+def test_rows_the_store_did_not_take_are_brought_online_without_another_push(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Waiting:
+        behind, full = True, False
+        calls = 0
+
+        def catch_up(self) -> None:
+            self.calls += 1
+            if self.calls == 1:
+                raise Unavailable("the online store cannot be reached")
+            self.behind = False
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(featureserver, "LOOK_EVERY", 0.01)
+    server = FeatureServer(None, Definitions({}, {}), pusher=None)  # type: ignore[arg-type]
+    waiting: Any = Waiting()
+    asyncio.run(featureserver._serve(server, featureserver._listening("127.0.0.1", 0), waiting))
+    assert waiting.calls == 2

@@ -162,7 +162,9 @@ class SqlLedger:
         with self._alone():
             # Rows and the last changes as of one moment; the long walk before it kept nobody waiting.
             walk.on(self._database)
-            walk.compare(self._database.execute("SELECT tab, key, value FROM ledger_state").fetchall())
+            last = self._database.execute("SELECT max(sequence) FROM ledger_entries").fetchone()
+            rows = self._database.execute("SELECT tab, key, value FROM ledger_state").fetchall()
+            walk.compare(rows, last=int(last[0] or 0))
         return count
 
     def _verify_entries(self, anchor: tuple[int, str] | None) -> int:
@@ -222,12 +224,13 @@ class _Transaction:
 
     def put(self, table: str, key: str, value: Mapping[str, Any]) -> None:
         text = _encode(value)[0]
-        self._execute(
+        written = self._execute(
             "INSERT INTO ledger_state (tab, key, value) VALUES (?, ?, ?)"
-            " ON CONFLICT (tab, key) DO UPDATE SET value = excluded.value",
+            " ON CONFLICT (tab, key) DO UPDATE SET value = excluded.value WHERE ledger_state.value <> excluded.value",
             (_text(table, "table"), _text(key, "key"), text),
         )
-        self._changes.setdefault(table, {})[key] = ledger_state.row_digest(text)
+        if written.rowcount:  # what is as it was is no change: who waits says the same at every turn
+            self._changes.setdefault(table, {})[key] = ledger_state.row_digest(text)
 
     def delete(self, table: str, key: str) -> None:
         self._execute("DELETE FROM ledger_state WHERE tab = ? AND key = ?", (_text(table, "table"), _text(key, "key")))

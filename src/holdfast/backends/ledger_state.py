@@ -56,6 +56,8 @@ class Walk:
     def __init__(self, *, anchor: tuple[int, str] | None = None) -> None:
         self.rows: dict[tuple[str, str], str] = {}
         self.number, self.previous = 0, GENESIS
+        self.sequence = 0
+        """The longest the chain of entries has been when a row was changed."""
         self._anchor = anchor
 
     def on(self, database: Database) -> None:
@@ -91,13 +93,19 @@ class Walk:
                 else:
                     self.rows[tab, key] = value
         self.number, self.previous = number, name
+        self.sequence = max(self.sequence, sequence)
 
-    def compare(self, rows: list[tuple[Any, ...]]) -> None:
-        """Hold the rows that are there (table, key, text) against the chain.
+    def compare(self, rows: list[tuple[Any, ...]], *, last: int) -> None:
+        """Hold the rows that are there (table, key, text) and the number of the last entry against the chain.
 
         Raises:
-            Damaged: naming the rows that were edited, put in or taken out.
+            Damaged: naming the rows that were edited, put in or taken out, or where entries are gone from the end.
         """
+        if self.sequence > last:
+            raise Damaged(
+                f"the ledger ends at entry {last}, but rows were changed at entry {self.sequence}: its end was cut off",
+                hint="restore the ledger from a backup that holds that entry",
+            )
         if self._anchor is not None and self.number < self._anchor[0]:
             raise Damaged(
                 f"the changes of the ledger's rows end at {self.number}, but {self._anchor[0]} was anchored", hint=_MEND

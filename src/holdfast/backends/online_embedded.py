@@ -41,6 +41,8 @@ class EmbeddedOnlineStore:
         Unavailable: the folder cannot be opened.
     """
 
+    waits = False
+
     def __init__(self, path: Path, *, map_size: int = _MAP_SIZE, readers: int = 1024) -> None:
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)

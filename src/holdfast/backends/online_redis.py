@@ -1,10 +1,13 @@
 """The shared online store: Redis or Valkey. Values by key in one namespace; several hosts read and one pushes.
 
 A merge reads its group under WATCH and writes it in MULTI; when somebody else was faster it is done again.
+
+A server that hangs costs one caller the time limit; who comes right after is refused at once, so that no queue builds up.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -15,18 +18,25 @@ T = TypeVar("T")
 _META = b"\x00meta/"
 _BATCH = 500
 _TRIES = 100
+_PAUSE = 0.5
+"""Seconds after a time-out in which nobody else waits for the server."""
 
 
 class RedisOnlineStore:
-    """``url`` like ``redis://host:6379/0``; ``?prefix=name`` keeps several workspaces apart on one server.
+    """``url`` like ``redis://host:6379/0``; ``?prefix=name`` keeps several workspaces apart on one server. ``timeout`` bounds
+    each answer of the server and its connecting, in seconds; ``?socket_timeout=5`` in the URL goes before it.
 
     Raises:
         BadConfig: the Redis client is not installed.
     """
 
-    def __init__(self, url: str, *, prefix: bytes = b"hf:", timeout: float = 5.0) -> None:
+    waits = True
+
+    def __init__(self, url: str, *, prefix: bytes = b"hf:", timeout: float = 2.0) -> None:
         try:
             import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
         except ImportError as error:
             raise BadConfig("the Redis client is not installed", hint="pip install 'holdfast[redis]'") from error
         self._redis: Any = redis
@@ -38,15 +48,31 @@ class RedisOnlineStore:
                 self._prefix = option[len("prefix=") :].encode() + b":"
                 options.remove(option)
         self._client: Any = redis.Redis.from_url(
-            base + ("?" + "&".join(options) if options else ""), socket_timeout=timeout, socket_connect_timeout=timeout
-        )
+            base + ("?" + "&".join(options) if options else ""), socket_timeout=timeout, socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 1, (redis.ConnectionError,)),  # the client's own would wait ten times
+        )  # fmt: skip
+        self._paused_until = 0.0
+        self._pack = _packer()
 
     def fetch(self, keys: Sequence[bytes], *, use: Callable[[list[Buffer | None]], T]) -> T:
         if not keys:
             return use([])
         prefix = self._prefix
-        stored: list[Buffer | None] = self._call(lambda: self._client.mget([prefix + key for key in keys]))
+        stored: list[Buffer | None] = self._call(lambda: self._read([prefix + key for key in keys]))
         return use(stored)
+
+    def _read(self, names: list[bytes]) -> Any:
+        """MGET on a connection itself: the client's way around a command takes longer than Redis takes to answer it."""
+        pool = self._client.connection_pool
+        try:
+            connection = pool.get_connection()
+            try:
+                connection.send_packed_command(self._pack(connection, [b"MGET", *names]))
+                return connection.read_response()  # whatever goes wrong closes it: nobody reads another's answer
+            finally:
+                pool.release(connection)
+        except self._redis.ConnectionError:
+            return self._client.mget(names)
 
     def update(
         self, groups: Sequence[tuple[Sequence[bytes], Merge]], *, meta: Mapping[str, bytes] | None = None
@@ -97,27 +123,33 @@ class RedisOnlineStore:
 
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         start = len(self._prefix)
-        found: list[bytes] = []
-        for name in self._client.scan_iter(match=_escape(self._prefix + prefix) + b"*", count=1000):
-            if not name[start:].startswith(_META):
-                found.append(name)
+        found = sorted(name for name in self._names(prefix) if not name[start:].startswith(_META))
         for i in range(0, len(found), _BATCH):
-            part = sorted(found)[i : i + _BATCH]
-            for name, value in zip(part, self._client.mget(part), strict=True):
+            part = found[i : i + _BATCH]
+            stored = self._call(lambda part=part: self._client.mget(part))  # type: ignore[misc]
+            for name, value in zip(part, stored, strict=True):
                 if value is not None:
                     yield name[start:], value
 
     def drop(self, prefix: bytes) -> int:
-        removed = 0
-        names = [self._prefix + key for key, _ in self.scan(prefix)]
-        for i in range(0, len(names), _BATCH):
-            removed += int(self._client.unlink(*names[i : i + _BATCH]))
-        return removed
+        start = len(self._prefix)
+        return self._remove([name for name in self._names(prefix) if not name[start:].startswith(_META)])
 
     def clear(self) -> None:
-        names = list(self._client.scan_iter(match=_escape(self._prefix) + b"*", count=1000))
+        self._remove(self._names(b""))
+
+    def _names(self, prefix: bytes) -> list[bytes]:
+        """Each once, though the server may tell one twice."""
+        match = _escape(self._prefix + prefix) + b"*"
+        found = self._call(lambda: list(self._client.scan_iter(match=match, count=1000)))
+        return list(dict.fromkeys(found))
+
+    def _remove(self, names: Sequence[bytes]) -> int:
+        removed = 0
         for i in range(0, len(names), _BATCH):
-            self._client.unlink(*names[i : i + _BATCH])
+            part = names[i : i + _BATCH]
+            removed += int(self._call(lambda part=part: self._client.unlink(*part)))  # type: ignore[misc]
+        return removed
 
     def meta_get(self, name: str) -> bytes | None:
         value: bytes | None = self._call(lambda: self._client.get(self._prefix + _META + name.encode()))
@@ -130,12 +162,30 @@ class RedisOnlineStore:
         self._client.close()
 
     def _call(self, action: Callable[[], Any]) -> Any:
+        if time.monotonic() < self._paused_until:
+            raise self._unreachable("it did not answer a moment ago")
         try:
             return action()
+        except self._redis.TimeoutError as error:
+            self._paused_until = time.monotonic() + _PAUSE
+            raise self._unreachable(str(error)) from error
         except self._redis.RedisError as error:
-            raise Unavailable(
-                f"the online store cannot be reached: {error}", hint="check [online] url and that Redis runs"
-            ) from error
+            raise self._unreachable(str(error)) from error
+
+    @staticmethod
+    def _unreachable(why: str) -> Unavailable:
+        return Unavailable(
+            f"the online store cannot be reached: {why}", hint="check [online] url and that Redis runs, then try again"
+        )
+
+
+def _packer() -> Callable[[Any, list[bytes]], Any]:
+    """What makes a command's bytes: hiredis where it is installed, three times as fast as the client itself."""
+    try:
+        from hiredis import pack_command
+    except ImportError:
+        return lambda connection, words: connection.pack_command(*words)
+    return lambda _, words: (pack_command(tuple(words)),)  # type: ignore[arg-type]  # its stub knows one word only
 
 
 def _batches(groups: Sequence[tuple[Sequence[bytes], Merge]]) -> Iterator[list[tuple[Sequence[bytes], Merge]]]:

@@ -102,13 +102,14 @@ def to_table(pushes: Iterable[Pushed], timestamp: str | None, arrival: str | Non
         if name in (timestamp, arrival):
             columns[name] = pa.array(values, pa.int64()).cast(instant)
         else:
-            columns[name] = _array(values)  # a column without any value has Arrow's null type, which joins with all
+            columns[name] = to_array(values)  # a column without any value has Arrow's null type, which joins with all
     if arrival is None:
         columns[ARRIVED] = pa.array(came, pa.int64())
     return pa.table(columns)
 
 
-def _array(values: list[Any]) -> pa.Array:
+def to_array(values: list[Any]) -> pa.Array:
+    """A column nobody declared: integers among floats become floats, any other mixture text."""
     import pyarrow as pa
 
     kinds = {type(v) for v in values if v is not None}

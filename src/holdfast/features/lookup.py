@@ -7,7 +7,8 @@ package and pins the exact versions of the views it reads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
+from operator import add
 from typing import Any
 
 import msgspec
@@ -58,6 +59,7 @@ class Lookup:
         self.columns: Sequence[str] = tuple(plan["columns"])
         self.dtypes: dict[str, str] = plan["dtypes"]
         self._online = online
+        self.waits = online.waits
         self._readers = [_Reader(v) for v in plan["views"]]
         by_keys: dict[tuple[str, ...], list[_Reader]] = {}
         for reader in self._readers:
@@ -79,6 +81,7 @@ class Lookup:
 
         Raises:
             BadInput: an entity key or request value is missing or of the wrong type; the message names it and the row.
+            Unavailable: the online store does not answer.
         """
         if self._alone and len(requests) == 1 and (row := self._one(requests[0], at[0])) is not None:
             return [row]
@@ -119,12 +122,13 @@ class Lookup:
                 entities, places = self._places(names, requests)
             except OverflowError:
                 raise BadInput(f"a key ({', '.join(names)}) is an integer that does not fit 64 bits") from None
+            newest: list[bytes] | None = None
             for reader in readers:
                 layout[reader] = (len(keys), places)
                 prefix, kinds = reader.prefix, reader.kinds
-                if len(kinds) == 1:
-                    kind = kinds[0]
-                    keys += [prefix + entity + kind for entity in entities]
+                if kinds == _NEWEST:
+                    newest = newest or [entity + LATEST for entity in entities]
+                    keys += [prefix + stem for stem in newest]
                 else:
                     keys += [prefix + entity + kind for entity in entities for kind in kinds]
         found = self._found
@@ -134,12 +138,9 @@ class Lookup:
             out: list[Json]
             if not parts:
                 out = [{} for _ in requests]
-            elif len(parts) == 1:
-                out = [dict(zip(found, values, strict=True)) for values in parts[0]]
-            elif len(parts) == 2:  # the usual cases, without a chain per row
-                out = [dict(zip(found, one + two, strict=True)) for one, two in zip(*parts, strict=True)]
-            else:
-                out = [dict(zip(found, chain(*values), strict=True)) for values in zip(*parts, strict=True)]
+            else:  # no step of Python per row
+                values: Any = parts[0] if len(parts) == 1 else map(add if len(parts) == 2 else chain, *parts)
+                out = list(map(dict, map(zip, repeat(found), values)))
             when: list[dict[str, int | None]] = []
             if times:
                 columns = [reader.times(stored, *layout[reader], at) for reader in self._readers]
@@ -167,6 +168,9 @@ class Lookup:
         types = [_TYPES.get(self._key_types.get(key, "")) for key in names]
         if len(names) == 1:  # the usual case, without the inner loop
             key, expected = names[0], types[0]
+            plain = _plain_keys(key, expected, requests)
+            if plain is not None:
+                return plain
             for i, request in enumerate(requests):
                 try:
                     value = request[key]
@@ -276,6 +280,19 @@ class Lookup:
         self._learned = complete
 
 
+def _plain_keys(key: str, expected: type | None, requests: Sequence[Json]) -> tuple[list[bytes], list[int]] | None:
+    """``Lookup._places`` where nobody is asked for twice and every key is a short one of its type; None elsewhere."""
+    try:
+        values = [request[key] for request in requests]
+    except KeyError:
+        return None
+    if expected is None or set(map(type, values)) != {expected} or len(set(values)) < len(values):
+        return None
+    entities = [encode_key((value,)) for value in values]
+    return entities, list(range(len(entities)))
+
+
+_NEWEST = (LATEST,)
 _TYPES: dict[str, type] = {"int64": int, "string": str, "bool": bool}
 """Key types whose values are taken as they are; an int may still not fit 64 bits, which the encoder refuses."""
 _PLAIN: dict[str, type] = {"int64": int, "string": str, "bool": bool}

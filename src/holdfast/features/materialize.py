@@ -19,9 +19,9 @@ from holdfast.core.errors import BadInput, NotFound, did_you_mean
 from holdfast.core.identity import digest, iso
 from holdfast.core.ports import Engine, Merge, OnlineStore, Progress
 from holdfast.core.records import Json
-from holdfast.features import blocks, filters, latest
+from holdfast.features import blocks, expressions, latest
 from holdfast.features.encoding import LATEST, encode_key, view_prefix
-from holdfast.features.rows import key_types, uniform, writes
+from holdfast.features.rows import key_columns, key_types, uniform, writes
 from holdfast.features.source_sql import ViewQuery, quote
 from holdfast.features.windows import view_plan
 
@@ -173,7 +173,7 @@ class _View:
         if self.plan["fields"]:
             count = self._latest(keys, part(keys), until)
         if self.plan["aggregates"]:
-            count = max(count, self._events(part([quote(k) for k in self.plan["keys"]])))
+            count = max(count, self._events(part(self.query.keys)))
         return count
 
     def _latest(self, keys: Sequence[str], part: str | None, until: int | None) -> int:
@@ -206,7 +206,7 @@ class _View:
     def _events(self, part: str | None) -> int:
         """All rows of the windows' reach, through the same door as pushes."""
         plan, query = self.plan, self.query
-        where = [f"{quote(k)} IS NOT NULL" for k in plan["keys"]] + [f"{quote(plan['timestamp'])} IS NOT NULL"]
+        where = [f"{sql} IS NOT NULL" for sql in query.keys] + [f"{quote(plan['timestamp'])} IS NOT NULL"]
         since = max(self.start, self.end - blocks.spare(plan["retention"])) if self.start is not None else None
         if since is not None:
             where.append(f"{query.time} >= {since}")
@@ -219,14 +219,16 @@ class _View:
             f"epoch_us({quote(c)}) AS {quote(c)}" for c in dict.fromkeys((plan["timestamp"], plan["arrival"])) if c
         ]
         statement = f"SELECT * REPLACE ({', '.join(times)}) FROM ({query.relation.sql}) WHERE {' AND '.join(where)}"
-        statement += " ORDER BY " + ", ".join(map(quote, plan["keys"]))
+        statement += " ORDER BY " + ", ".join(query.keys)
         aggregates_only = {**plan, "fields": []}
         entities: set[bytes] = set()
         for whole in self.engine.stream(statement, tables=query.relation.tables):
             for first in range(0, whole.num_rows, BATCH):
                 rows = uniform([plan], whole.slice(first, BATCH), arrived=self.end)
-                self.types = key_types(plan, rows[:1], self.types)
-                groups = writes(aggregates_only, rows, arrived=None, keep=partial(filters.keep, plan, rows))
+                told = expressions.tell([plan], rows)[plan["version"]]
+                keys = key_columns(plan, rows, told)
+                self.types = key_types(plan, [column[:1] for column in keys], self.types)
+                groups = writes(aggregates_only, rows, arrived=None, told=told)
                 entities.update(keys[0] for keys, _ in groups)
                 self.online.update(groups)
         return len(entities)

@@ -7,6 +7,7 @@ in sorted columns answer all rows at once.
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,14 @@ MOST_EVENTS = 10_000_000
 
 class Notice(UserWarning):
     """Something the caller should know; nothing is wrong."""
+
+
+def _notice(text: str) -> None:
+    """A notice at the caller's own line, the first one outside this package."""
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "holdfast":
+        depth, frame = depth + 1, frame.f_back
+    warnings.warn(text, Notice, stacklevel=depth - 1)
 
 
 def historical(
@@ -136,7 +145,7 @@ def instants(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
         )
     if pa.types.is_timestamp(kind):
         if kind.tz is None:
-            warnings.warn(f"{name!r} has no time zone: read as UTC", Notice, stacklevel=3)
+            _notice(f"{name!r} has no time zone: read as UTC")
         raw = column.cast(pa.int64()).to_numpy()
         if kind.unit == "ns":
             return np.asarray(np.floor_divide(raw, 1000))
@@ -151,7 +160,7 @@ def instants(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
         naive: list[bool] = []
         out = np.array([to_us(v, on_naive=lambda: naive.append(True)) for v in column.to_pylist()], dtype=np.int64)
         if naive:
-            warnings.warn(f"{name!r} has no time zone: read as UTC", Notice, stacklevel=3)
+            _notice(f"{name!r} has no time zone: read as UTC")
         return out
     raise BadInput(
         f"{name!r} is a {kind}, not a column of instants", hint="use timestamps, or integers that count microseconds"

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,19 @@ from holdfast.core.definitions import FeatureView
 from holdfast.core.errors import BadInput, NotFound
 from holdfast.core.ports import Merge, OnlineStore
 from holdfast.core.records import Json
-from holdfast.features import filters, journal, landing
+from holdfast.features import expressions, journal, landing
+from holdfast.features.expressions import AllTold
 from holdfast.features.journal import Journal, Position
 from holdfast.features.landing import features_home, landed
-from holdfast.features.rows import ARRIVED, key_types, needed_columns, uniform, writes
+from holdfast.features.rows import ARRIVED, key_columns, key_types, needed_columns, uniform, writes
 from holdfast.features.windows import view_plan
 
 __all__ = ["Pusher", "landed"]
 
 _MARK = "pushed"
 _BEGIN = Position(0, 0)
+_MOST_PENDING = 10_000
+"""Pushes in the journal that wait for an online store that cannot be reached; no more are taken then."""
 _KEPT = "kept"
 """The mark that lists the view versions the store is up to date for, up to ``_MARK``."""
 
@@ -47,11 +50,13 @@ class Pusher:
         self._types: dict[str, dict[str, str]] = {}
         self._written: dict[str, dict[str, str]] = {}
         self._journal = Journal(self.home / "journal", durable=durable)
-        self._pending: deque[tuple[Position, list[Json], list[Json], int]] = deque()
+        self._pending: deque[tuple[Position, list[Json], list[Json], int, AllTold]] = deque()
         self._order_lock = threading.Lock()
         self._apply_lock = threading.Lock()
         self._replay_lock = threading.Lock()  # the journal's segments stay while they are replayed
         self._applied = _BEGIN
+        self.behind = False
+        """Whether rows are in the journal that the online store did not take when they were pushed."""
         self.replayed = 0
         try:
             self._prepare(self._plans)
@@ -69,12 +74,13 @@ class Pusher:
         """Take rows (list of dicts or pyarrow Table) for a source, or for the source of the view of this name.
 
         ``arrived`` (µs UTC) is when they became known, now if None; a source's own arrival column goes before it. Returns
-        the number of rows when they are durable and readable online. Pushing the same again changes nothing.
+        the number of rows when they are durable and readable online. Pushing the same again changes nothing. What could not
+        be brought online is with the next push that can.
 
         Raises:
             NotFound: no such source or view.
-            BadData: a row cannot be used; nothing was taken.
-            Unavailable: the disk takes no more; nothing was acknowledged.
+            BadData: a row cannot be used, or a ``where`` not evaluated for it; nothing was taken.
+            Unavailable: the disk takes no more, or the online store cannot be reached; nothing was acknowledged.
         """
         source = source_name if source_name in self._plans else self._names.get(source_name)
         if source is None:
@@ -82,6 +88,8 @@ class Pusher:
         stamp = time.time_ns() // 1000 if arrived is None else arrived
         if not hasattr(rows, "to_pylist"):
             rows = list(rows)
+        if len(self._pending) >= _MOST_PENDING:
+            self.catch_up()
         while True:
             plans = self._plans.get(source)
             if plans is None:
@@ -90,18 +98,32 @@ class Pusher:
             if not taken:
                 return 0
             for plan in plans:
-                types = key_types(plan, taken, self._types[plan["version"]])
                 self._check(plan, taken)
-                self._types[plan["version"]] = types
+            told = expressions.tell(plans, taken)  # here, so that a row no expression can be told of is in no journal
+            types: dict[str, dict[str, str]] = {}
+            for plan in plans:
+                version = plan["version"]
+                types[version] = key_types(plan, key_columns(plan, taken, told[version]), self._types[version])
+            self._types |= types  # of all or of none: a push that is refused teaches nothing
             with self._order_lock:
                 if self._plans.get(source) is not plans:
                     continue  # other definitions came meanwhile, and these rows were checked against the old ones
                 end = self._journal.append(source, taken, stamp)
-                self._pending.append((end, plans, taken, stamp))
+                self._pending.append((end, plans, taken, stamp, told))
             break
         self._journal.sync(end)
         self._apply(end)
         return len(taken)
+
+    def catch_up(self) -> None:
+        """Bring online what waits for it.
+
+        Raises:
+            Unavailable: the online store still cannot be reached.
+        """
+        end = self._journal.end
+        self._journal.sync(end)
+        self._apply(end)
 
     def _check(self, plan: Json, rows: list[Json]) -> None:
         """Refuse what could not be applied before it is in the journal."""
@@ -129,23 +151,38 @@ class Pusher:
         with self._apply_lock:
             if self._applied >= upto:
                 return
+            reach = max(upto, self._journal._synced)
+            with self._order_lock:
+                due = list(takewhile(lambda pushed: pushed[0] <= reach, self._pending))
             batch: list[tuple[Sequence[bytes], Merge]] = []
             meta: dict[str, bytes] = {}
-            end = self._applied
-            while self._pending and self._pending[0][0] <= max(upto, self._journal._synced):
-                end, plans, rows, arrived = self._pending.popleft()
-                batch += self._writes(plans, rows, arrived, meta)
+            for _, plans, rows, arrived, told in due:
+                batch += self._writes(plans, rows, arrived, meta, told)
+            end = due[-1][0] if due else self._applied
             meta[_MARK] = msgspec.msgpack.encode(tuple(end))
-            self._online.update(batch, meta=meta)
+            self.behind = bool(due)
+            self._update(batch, meta)
+            self.behind = False
             self._applied = end
+            for _ in due:  # only now: what the store did not take is there for the next
+                self._pending.popleft()
+
+    def _update(self, batch: list[tuple[Sequence[bytes], Merge]], meta: dict[str, bytes]) -> None:
+        try:
+            self._online.update(batch, meta=meta)
+        except BaseException:
+            for name in meta:
+                self._written.pop(name, None)
+            raise
 
     def _writes(
-        self, plans: Iterable[Json], rows: list[Json], arrived: int, meta: dict[str, bytes]
+        self, plans: Iterable[Json], rows: list[Json], arrived: int, meta: dict[str, bytes], told: AllTold
     ) -> list[tuple[Sequence[bytes], Merge]]:
         batch: list[tuple[Sequence[bytes], Merge]] = []
         for plan in plans:
-            batch += writes(plan, rows, arrived=arrived, keep=partial(filters.keep, plan, rows))
-            types = key_types(plan, rows, self._types.get(plan["version"], {}))
+            mine = told[plan["version"]]
+            batch += writes(plan, rows, arrived=arrived, told=mine)
+            types = key_types(plan, key_columns(plan, rows, mine), self._types.get(plan["version"], {}))
             name = f"keys/{plan['version']}"
             self._types[plan["version"]] = types
             if self._written.get(name) != types:
@@ -255,8 +292,9 @@ class Pusher:
             meta: dict[str, bytes] = {}
             batch: list[tuple[Sequence[bytes], Merge]] = []
             for plan in plans:
-                batch += self._writes([plan], _as_read(plan, rows), arrived, meta)
-            self._online.update(batch, meta=meta)
+                read = _as_read(plan, rows)
+                batch += self._writes([plan], read, arrived, meta, expressions.tell([plan], read))
+            self._update(batch, meta)
 
     @property
     def full(self) -> bool:
@@ -299,7 +337,7 @@ def _by_source(views: Sequence[FeatureView]) -> tuple[dict[str, list[Json]], dic
 def _as_read(plan: Json, rows: list[Json]) -> list[Json]:
     """Rows of a push under earlier definitions as this view reads them, which is as it reads the landed files: a column nobody
     sent is null, and a row without event time or arrival is no event."""
-    names = needed_columns(plan)
+    names = dict.fromkeys([*needed_columns(plan), *plan["schema"]])  # an expression may name any that is declared
     times = [c for c in (plan["timestamp"], plan["arrival"]) if c]
     whole = [row if all(name in row for name in names) else {**dict.fromkeys(names), **row} for row in rows]
     return [row for row in whole if all(type(row[c]) is int for c in times)]

@@ -6,10 +6,10 @@ of the online store, the same for pushes, replays and materializations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from holdfast.core.errors import BadData, BadInput, did_you_mean
 from holdfast.core.identity import to_us
@@ -29,6 +29,8 @@ from holdfast.features.encoding import (
     view_prefix,
 )
 
+Told: TypeAlias = Mapping[tuple[str, str], Sequence[Any]]
+"""What expressions say of some rows, by ("where" or "key", expression)."""
 ARRIVED = "__arrived"
 """The column of landed rows that says when a row was pushed, where the source has no arrival column of its own."""
 
@@ -95,19 +97,25 @@ def needed_columns(plan: Json) -> list[str]:
     """The source columns a view reads."""
     times = [c for c in (plan["timestamp"], plan["arrival"], plan["sequence"]) if c]
     values = [v["column"] for v in plan["values"]]
-    return list(dict.fromkeys([*plan["keys"], *times, *(f["source_column"] for f in plan["fields"]), *values]))
+    keys = [k for k in plan["keys"] if k not in plan.get("key_sql", {})]
+    return list(dict.fromkeys([*keys, *times, *(f["source_column"] for f in plan["fields"]), *values]))
 
 
-def key_types(plan: Json, rows: Iterable[Json], known: Mapping[str, str]) -> dict[str, str]:
-    """The types of the view's keys, learned from the first rows that have them.
+def key_columns(plan: Json, rows: Sequence[Json], told: Told) -> list[Sequence[Any]]:
+    """The values of each of the view's keys in these rows."""
+    made = plan.get("key_sql", {})
+    return [told["key", made[k]] if k in made else [row[k] for row in rows] for k in plan["keys"]]
+
+
+def key_types(plan: Json, columns: Sequence[Sequence[Any]], known: Mapping[str, str]) -> dict[str, str]:
+    """The types of the view's keys, learned from the first values there are; ``columns`` as ``key_columns`` gives them.
 
     Raises:
         BadData: a key has another type than before.
     """
     types = {**known, **plan["key_types"]}
-    for row in rows:
-        for key in plan["keys"]:
-            value = row[key]
+    for key, column in zip(plan["keys"], columns, strict=True):
+        for value in column:
             if value is None:
                 continue
             dtype = dtype_of(value)
@@ -124,27 +132,23 @@ def key_types(plan: Json, rows: Iterable[Json], known: Mapping[str, str]) -> dic
     return types
 
 
-def writes(
-    plan: Json, rows: Sequence[Json], *, arrived: int | None, keep: Callable[[str], Sequence[bool]] | None = None
-) -> list[tuple[Sequence[bytes], Merge]]:
+def writes(plan: Json, rows: Sequence[Json], *, arrived: int | None, told: Told) -> list[tuple[Sequence[bytes], Merge]]:
     """The merges that bring ``rows`` into the online store for one view.
 
-    ``arrived`` is when the rows were pushed; None means that each was known from its event time on (files). ``keep`` tells
-    per row whether a ``where`` expression is true.
+    ``arrived`` is when the rows were pushed; None means that each was known from its event time on (files). ``told`` is what
+    the view's expressions say of the rows.
 
     Raises:
         BadData: a value does not fit its field.
     """
     prefix = view_prefix(plan["version"])
-    keys, timestamp, arrival, sequence = plan["keys"], plan["timestamp"], plan["arrival"], plan["sequence"]
+    timestamp, arrival, sequence = plan["timestamp"], plan["arrival"], plan["sequence"]
     fields = [(f["source_column"], f["dtype"]) for f in plan["fields"]]
     columns = [v["column"] for v in plan["values"]]
-    true_for = {where: keep(where) for where in dict.fromkeys(v["where"] for v in plan["values"]) if where and keep}
-    masks = [true_for.get(v["where"]) for v in plan["values"]]
+    masks = [told["where", v["where"]] if v["where"] else None for v in plan["values"]]
     newest: dict[bytes, list[Any]] = {}
     events: dict[bytes, list[blocks.Event]] = {}
-    for i, row in enumerate(rows):
-        key = [row[k] for k in keys]
+    for i, (row, key) in enumerate(zip(rows, zip(*key_columns(plan, rows, told), strict=True), strict=True)):
         if None in key:
             continue
         stem = prefix + encode_key(key)

@@ -143,6 +143,12 @@ class Relation:
         return self.types[column]
 
 
+def key_sql(plan: Json, key: str) -> str:
+    """A key of a view as SQL over its source."""
+    expression = plan.get("key_sql", {}).get(key)
+    return quote(key) if expression is None else f"(\n{expression}\n)"  # it may end in a comment
+
+
 def field_sql(relation: Relation, column: str, dtype: str) -> str:
     """A source column as a field of this type; exact or refused.
 
@@ -152,7 +158,9 @@ def field_sql(relation: Relation, column: str, dtype: str) -> str:
     kind, name = relation.need(column), quote(column)
     refusal = BadData(
         f"source {relation.source!r}: column {column!r} is a {kind}, not {dtype}",
-        hint="declare the field's type as it is",
+        hint=f"declare it as it is, hf.Field({column!r}, str), or mend the cells that are no numbers: `holdfast data check` names them"
+        if kind == "VARCHAR"
+        else "declare the field's type as it is",
     )
     numeric = kind in INTEGERS or kind in WIDE or kind.startswith("DECIMAL")
     if kind == NOTHING:
@@ -205,7 +213,8 @@ class ViewQuery:
         times = [c for c in (plan["timestamp"], plan["arrival"]) if c]
         self.relation = relation = Relation(engine, plan["source"], tables, times=times)
         self.engine = engine
-        self.key_classes = {k: key_class(relation.need(k)) for k in plan["keys"]}
+        self.keys = [key_sql(plan, k) for k in plan["keys"]]
+        self.key_classes = {k: key_class(self._key_type(k)) for k in plan["keys"]}
         for key, declared in plan["key_types"].items():
             if self.key_classes[key] not in (declared, "nothing"):
                 raise BadData(
@@ -242,6 +251,21 @@ class ViewQuery:
             )
         self.sequence = f"coalesce({quote(sequence)}::BIGINT, ({NEVER})::BIGINT)" if sequence else f"({NEVER})::BIGINT"
 
+    def _key_type(self, key: str) -> str:
+        expression = self.plan.get("key_sql", {}).get(key)
+        if expression is None:
+            return self.relation.need(key)
+        try:
+            described = (
+                f"SELECT column_type FROM (DESCRIBE SELECT {key_sql(self.plan, key)} AS k FROM ({self.relation.sql}))"
+            )
+            return str(self.engine.query(described, tables=self.relation.tables)[0][0].as_py())
+        except BadInput as error:
+            raise BadDefinition(
+                f"view {self.plan['name']!r}, key {key!r}: {expression!r}: {error.message}",
+                hint="write SQL over the source's columns",
+            ) from error
+
     def select(self, *, since: int | None, until: int | None, keys: bool) -> str:
         """The statement. ``keys`` joins to a table ``__keys`` of codes and key columns ``k0…``; bounds are inclusive."""
         plan = self.plan
@@ -251,8 +275,8 @@ class ViewQuery:
             parts.append(f"hash({', '.join(content)}) AS __h")
         parts += [f"{sql} AS f{i}" for i, sql in enumerate(self.fields)]
         parts += [f"{sql} AS v{i}" for i, sql in enumerate(self.values)]
-        parts += [f"{quote(k)} AS __k{i}" for i, k in enumerate(plan["keys"])]
-        where = [f"{quote(k)} IS NOT NULL" for k in plan["keys"]]
+        parts += [f"{sql} AS __k{i}" for i, sql in enumerate(self.keys)]
+        where = [f"{sql} IS NOT NULL" for sql in self.keys]
         if plan["timestamp"]:
             where.append(f"{quote(plan['timestamp'])} IS NOT NULL")
             if since is not None and since > NEVER // 2:

@@ -142,7 +142,7 @@ def meanings(spec: Json) -> dict[str, Any]:
         return {}
     view = from_spec(spec)
     source = {k: v for k, v in spec["source"].items() if k not in ("path", "url", "query")}
-    shared = [spec["entities"], source]
+    shared = [spec["entities"], source, spec.get("keys", {})]
     out: dict[str, Any] = {}
     for feature in view.features:
         if isinstance(feature, Field):
@@ -259,4 +259,5 @@ def from_spec(spec: Json) -> FeatureView:
         ),
         features,
         spec["ttl"],
+        keys=spec.get("keys", {}),
     )  # fmt: skip

@@ -57,7 +57,8 @@ def view_plan(view: FeatureView) -> Json:
     source = view.source
     return {
         "name": view.name, "version": view.version, "keys": list(view.join_keys), "ttl": view.ttl,
-        "key_types": {k: schema[k] for k in view.join_keys if k in schema}, "source": source.name,
+        "key_types": {k: schema[k] for k in view.join_keys if k in schema and k not in view.keys}, "source": source.name,
+        **({"key_sql": dict(view.keys)} if view.keys else {}),
         "timestamp": source.timestamp, "arrival": source.arrival, "sequence": source.sequence, "schema": schema,
         "fields": fields, "values": values, "aggregates": aggregates, "columns": columns,
         "retention": max((int(a["window"]) for a in aggregates), default=0),

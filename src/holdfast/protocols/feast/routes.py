@@ -10,7 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -31,6 +33,10 @@ LIMITS = Limits(body=16 << 20, arrival=60.0)
 MOST_LOOKUPS = 1024
 ASK_AGAIN = 0.1
 """Seconds between two looks for newer definitions on behalf of callers who name something unknown."""
+READS_AT_ONCE = 16
+"""Reads that wait for another machine at one time."""
+READ_SECONDS = 5.0
+"""The longest a read may wait for the online store, its turn included."""
 _encode = msgspec.json.Encoder().encode
 _EMPTY = Response(200, b"")
 log = logging.getLogger("holdfast.features.server")
@@ -79,16 +85,20 @@ class FeatureServer:
         clock: gives the request time in µs.
         newer: the definitions that were applied since it was last asked, ready to be read, or None. Called in a thread.
         guard: refuses a request before anything else looks at it.
+        read_seconds: how long a read may wait for an online store on another machine.
     """
 
     def __init__(
         self, online: OnlineStore, definitions: Definitions, *, pusher: Pusher | None, materialize: Materialize | None = None,
         clock: Callable[[], int] | None = None, newer: Callable[[], Definitions | None] | None = None,
-        guard: Callable[[Request], Response | None] | None = None,
+        guard: Callable[[Request], Response | None] | None = None, read_seconds: float = READ_SECONDS,
     ) -> None:  # fmt: skip
         self.online, self.definitions, self.counts = online, definitions, Counts()
         self._pusher, self._materialize, self._newer, self._guard = pusher, materialize, newer, guard
         self._clock = clock or (lambda: time.time_ns() // 1000)
+        # who may have to wait does so in a thread: the event loop goes on, and pushes keep their threads
+        self._readers = ThreadPoolExecutor(READS_AT_ONCE, "reads")
+        self._read_seconds = read_seconds
         self._renewing = asyncio.Lock()
         self._one_run = asyncio.Lock()
         self._looked = -ASK_AGAIN
@@ -203,16 +213,33 @@ class FeatureServer:
 
     # --- reads --------------------------------------------------------------------------------------------------------
 
-    def _read_online(self, request: Request) -> Response:
+    def _read_online(self, request: Request) -> Response | Awaitable[Response]:
         asked = _body(request, wire.GetOnlineFeatures)
         lookup, columns, names, view_of = self._lookup(asked)
         rows = translate.rows_of(asked.entities, "entities")
         if not rows:
             raise BadInput("entities has no rows", hint="send at least one value per key")
         now = self._clock() if asked.request_time is None else to_us(asked.request_time)
-        found, times = lookup.rows_with_times(rows, at=[now] * len(rows))
-        self.counts.read += len(rows)
-        return Response(200, _encode(translate.answer(asked.entities, columns, names, found, times, view_of)))
+        at = [now] * len(rows)
+
+        def answer(found: list[Json], times: list[dict[str, int | None]]) -> Response:
+            self.counts.read += len(rows)
+            return Response(200, _encode(translate.answer(asked.entities, columns, names, found, times, view_of)))
+
+        if not lookup.waits:
+            return answer(*lookup.rows_with_times(rows, at=at))
+        return self._in_a_thread(partial(lookup.rows_with_times, rows, at=at), answer)
+
+    async def _in_a_thread(self, read: Callable[[], Any], answer: Callable[..., Response]) -> Response:
+        try:
+            async with asyncio.timeout(self._read_seconds):
+                found = await asyncio.get_running_loop().run_in_executor(self._readers, read)
+        except TimeoutError:
+            raise Unavailable(
+                f"the online store did not answer within {self._read_seconds:g} s",
+                hint="check [online] url and that Redis runs and is not overloaded, then try again",
+            ) from None
+        return answer(*found)
 
     def _lookup(self, asked: wire.GetOnlineFeatures) -> _Compiled:
         """Compiled once per kind of request."""

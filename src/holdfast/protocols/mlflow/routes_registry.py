@@ -153,7 +153,10 @@ def _content(ctx: Context, q: Json) -> tuple[str, str | None]:
     if source.startswith("models:/") and _model_id(q) is None:
         copied = versions.resolve(ctx.ledger, source)
         return copied.content, run_id or copied.run_id
-    root = _root(ctx, source, run_id, _model_id(q))
+    model_id = _model_id(q)
+    root = _root(ctx, source, run_id, model_id)
+    if run_id is None and model_id is not None:
+        run_id = ctx.runs.get_model(model_id).run_id  # MLflow's client leaves it to the server
     files = files_under(ctx, root) if root is not None else {}
     if not files:
         return foreign.elsewhere(ctx.objects, source), run_id

@@ -86,7 +86,7 @@ class _Oip:
     def _state(self, name: str) -> State:
         state = self.replica.predictions.state
         if state is None:
-            raise Unavailable("no release is in force")
+            raise self.replica.predictions.nothing_to_answer_with()
         if not self._named(state, name):
             raise NotFound.among("model", name, {self.replica.service, state.release.model})
         return state
