@@ -213,6 +213,15 @@ def put(workspace: Any, *, sequence: int = 1, **arms: Any) -> None:
     release_file.write(workspace.home / "releases", release, workspace.secret("release"))
 
 
+def live_release(workspace: Any) -> Any:
+    """The release in force."""
+    from holdfast.serving import release_file
+
+    live = release_file.read(workspace.home / "releases", "bench", "production", workspace.secret("release"))
+    assert live is not None and live.champion is not None
+    return live
+
+
 def versions(workspace: Any, n: int) -> list[Any]:
     """The champion and ``n`` more arms with the same model under another threshold: each is fetched, verified, loaded and
     warmed anew."""
@@ -220,14 +229,14 @@ def versions(workspace: Any, n: int) -> list[Any]:
 
     from holdfast.core.records import Arm
     from holdfast.registry import package as packages
-    from holdfast.serving import release_file
 
-    live = release_file.read(workspace.home / "releases", "bench", "production", workspace.secret("release"))
-    assert live is not None and live.champion is not None
-    package = packages.load(workspace.objects, live.champion.content)
-    others = [msgspec.structs.replace(package, threshold=0.5 + (i + 1) / 1000) for i in range(n)]
-    more = [Arm(version=i + 2, content=packages.store(workspace.objects, p)) for i, p in enumerate(others)]
-    return [live.champion, *more]
+    champion = live_release(workspace).champion
+    package = packages.load(workspace.objects, champion.content)
+    more = []
+    for i in range(1, n + 1):
+        other = msgspec.structs.replace(package, threshold=package.threshold + i / 1000)
+        more.append(Arm(version=champion.version + i, content=packages.store(workspace.objects, other)))
+    return [champion, *more]
 
 
 def rows(n: int) -> list[list[float]]:
@@ -391,7 +400,7 @@ def disturbed(system: System, rate: float, seconds: float) -> dict[str, Any]:
     one = system.body(1)
     with Workspace.open(system.cwd) as workspace:
         arms = versions(workspace, max(int(seconds / 2) + 1, 3))
-        sequence = 1
+        sequence = begun = live_release(workspace).sequence
 
         def move(**wanted: Any) -> None:
             nonlocal sequence
@@ -422,8 +431,34 @@ def disturbed(system: System, rate: float, seconds: float) -> dict[str, Any]:
             result["swaps"] = measured()
             stop.set()
             swapping.join()
-            result["moved"] = {"count": sequence - 3}
+            result["moved"] = {"count": sequence - begun - 2}
     return result
+
+
+def swap_ratios(moved: dict[str, Any]) -> dict[str, Any]:
+    """What ``disturbed`` measured, as the promises put it."""
+    steady = max(moved["steady"]["p99"], moved["steady again"]["p99"])
+    return {
+        f"hot swap, {moved['moved']['count']} under load: failed (promise 0)": moved["swaps"]["failed"],
+        "hot swap: p99 / steady p99 (promise at most 2)": round(moved["swaps"]["p99"] / steady, 2),
+        "shadow on: p99 / steady p99": round(moved["shadow"]["p99"] / steady, 2),
+    }
+
+
+def only_swaps(work: Path, kind: str, times: int, seconds: float) -> list[dict[str, Any]]:
+    """The hot swap alone, several times over: each run is compared with its own steady state."""
+    ours = next(systems(work, [kind], []))
+    one = ours.body(1)
+    with running(ours.argv, ours.port, ours.path, one, cwd=ours.cwd, env=ours.env):
+        load(ours.port, ours.path, one, connections=8, seconds=1.0)
+        best = load(ours.port, ours.path, one, connections=64, seconds=2.0)["rps"]
+    results = []
+    for _ in range(times):
+        moved = disturbed(ours, best * 0.5, seconds)
+        results.append({"system": "holdfast, disturbed", "model": kind, "rate": best * 0.5, **moved})
+        p99 = {name: moved[name]["p99"] for name in ("steady", "steady again", "shadow", "swaps")}
+        print(f"{best * 0.5:.0f}/s, p99 ms {p99}; {swap_ratios(moved)}", flush=True)
+    return results
 
 
 def at_rate_of(system: System, rate: float, seconds: float) -> dict[str, Any]:
@@ -439,9 +474,18 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=["forest", "linear"], choices=["forest", "linear"])
     parser.add_argument("--peers", nargs="*", default=["granian", "bentoml", "mlflow"])
     parser.add_argument("--only", nargs="+", help="systems whose name contains one of these")
+    parser.add_argument("--swaps", type=int, metavar="N", help="only the hot swap, N times")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers under test are stopped with us
+    if options.swaps:
+        with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
+            alone = only_swaps(Path(scratch), options.models[0], options.swaps, max(options.seconds, 6.0))
+        kept = sum(r["swaps"]["p99"] <= 2 * max(r["steady"]["p99"], r["steady again"]["p99"]) for r in alone)
+        print(f"hot swap: {kept} of {len(alone)} runs with p99 at most 2 x steady")
+        if options.json:
+            options.json.write_text(json.dumps({"results": alone}, indent=1))
+        return 0
     peers = ready_peers(options.peers)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-") as scratch:
@@ -484,12 +528,7 @@ def main() -> int:
             best = next(r["c64"]["rps"] for r in results if (r["system"], r["model"]) == (ours.name, ours.kind))
             moved = disturbed(ours, best * 0.5, max(options.seconds, 6.0))
             results.append({"system": "holdfast, disturbed", "model": ours.kind, **moved})
-            steady = max(moved["steady"]["p99"], moved["steady again"]["p99"])
-            ratios |= {
-                f"hot swap, {moved['moved']['count']} under load: failed (promise 0)": moved["swaps"]["failed"],
-                "hot swap: p99 / steady p99 (promise at most 2)": round(moved["swaps"]["p99"] / steady, 2),
-                "shadow on: p99 / steady p99": round(moved["shadow"]["p99"] / steady, 2),
-            }
+            ratios |= swap_ratios(moved)
     for name, ratio in ratios.items():
         print(f"{name}: {ratio}")
     if options.json:

@@ -12,7 +12,7 @@ from tests.formats.test_sklearn import COLUMNS, labels, package, rows
 
 from holdfast import formats
 from holdfast.core.errors import BadInput, TooMuch, UsersTurn
-from holdfast.formats import ubjson
+from holdfast.formats import ubjson, xgboost_document
 
 xgboost = pytest.importorskip("xgboost")
 lightgbm = pytest.importorskip("lightgbm")
@@ -224,3 +224,24 @@ def test_xgboost_with_categories_unseen_and_missing(tmp_path: Path) -> None:
     got = formats.load(folder, package(made, folder)).scores(fresh)
     expected = model.predict(xgboost.DMatrix(fresh, feature_types=["q"] * 5 + ["c"], enable_categorical=True))
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_dart_is_kept_in_the_form_every_xgboost_reads() -> None:
+    """From 3.4 on the weights of the trees lie in gbtree's model, where earlier releases pass over them."""
+    model = xgb("XGBClassifier", booster="dart", rate_drop=0.3).fit(X, truth("binary"))
+    document = json.loads(bytes(model.get_booster().save_raw("json")))
+    booster = document["learner"]["gradient_booster"]
+    older = newer = booster
+    if booster["name"] == "dart":
+        model = {**booster["gbtree"]["model"], "weight_drop": booster["weight_drop"]}
+        newer = {"name": "gbtree", "model": model}
+    else:
+        model = dict(booster["model"])
+        older = {"name": "dart", "weight_drop": model.pop("weight_drop"), "gbtree": {"name": "gbtree", "model": model}}
+    made = []
+    for form in (older, newer):
+        document["learner"]["gradient_booster"] = form
+        made.append(xgboost_document.rewritten(json.dumps(document).encode()))
+    assert made[0] == made[1]
+    kept = json.loads(made[0])["learner"]["gradient_booster"]
+    assert kept["name"] == "dart" and len(kept["weight_drop"]) == len(kept["gbtree"]["model"]["trees"])

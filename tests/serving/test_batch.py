@@ -70,10 +70,50 @@ def test_bad_tables_are_named_and_leave_nothing(
     assert [p.name for p in tmp_path.glob("*out*")] == []
 
 
+BLOCK = 200_000  # rows that fill more than the megabyte a CSV's types are guessed from
+
+
+def test_a_csv_is_read_as_the_signature_says_not_as_it_begins(workspace: Workspace, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.parquet"
+    source.write_text("a,card,b\n" + "1,007,2\n" * BLOCK + "0.5,x9,0.25\n")
+    request = [*fields(), FieldSpec(name="card", dtype="string")]
+    model = loaded(workspace, request=request)
+    assert batch.score_file(model, source, target, now=0).rows == BLOCK + 1
+    out = pq.read_table(target)
+    assert out["card"].to_pylist()[0] == "007" and out["a"].to_pylist()[-1] == 0.5
+    np.testing.assert_allclose(
+        [out["score"][0].as_py(), out["score"][-1].as_py()], model.score(np.array([[1.0, 2.0], [0.5, 0.25]]))[:, 0]
+    )
+
+
+@pytest.mark.parametrize("end", ["x,1\n", "1,2,3\n", '"1,2\n', "\xff,1\n"])
+def test_a_file_that_goes_wrong_on_the_way_is_named_and_leaves_nothing(
+    workspace: Workspace, tmp_path: Path, end: str
+) -> None:
+    source, target = tmp_path / "in.csv", tmp_path / "out.parquet"
+    source.write_bytes(("a,b\n" + "0.5,0.25\n" * BLOCK + end).encode("latin-1"))
+    with pytest.raises(BadInput, match=r"in\.csv cannot be read"):
+        batch.score_file(loaded(workspace), source, target, now=0)
+    assert [p.name for p in tmp_path.glob("*out*")] == []
+
+
+def test_a_damaged_table_is_named_and_leaves_nothing(workspace: Workspace, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    repeating = (np.arange(50_000) // 10).astype(np.float64)
+    pq.write_table(pa.table({"a": repeating, "b": repeating}), source, compression="snappy", use_dictionary=False)
+    data = bytearray(source.read_bytes())
+    data[len(data) // 3 : len(data) // 3 + 400] = b"\xff" * 400
+    source.write_bytes(data)
+    with pytest.raises(BadInput, match=r"in\.parquet cannot be read"):
+        batch.score_file(loaded(workspace), source, target, now=0)
+    assert [p.name for p in tmp_path.glob("*out*")] == []
+
+
 class Doubling:
     """A lookup that knows one feature: twice the key, plus the second of the request."""
 
     columns = ("double",)
+    waits = False
 
     def rows(self, requests: Any, *, at: Any) -> list[dict[str, Any]]:
         return [{"double": 2.0 * r["card"] + t / 1e6} for r, t in zip(requests, at, strict=True)]
@@ -84,7 +124,7 @@ class Echo:
         return matrix[:, 0]
 
 
-def test_features_are_looked_up_as_of_each_row(tmp_path: Path) -> None:
+def doubling() -> Loaded:
     package = Package(
         name="toy",
         format="onnx",
@@ -95,7 +135,18 @@ def test_features_are_looked_up_as_of_each_row(tmp_path: Path) -> None:
         request=[FieldSpec(name="card", dtype="int64", nullable=False)],
         inputs=[FieldSpec(name="double", dtype="float64")],
     )
-    model = Loaded(version=1, content="c", package=package, predictor=Echo(), lookup=Doubling())
+    return Loaded(version=1, content="c", package=package, predictor=Echo(), lookup=Doubling())
+
+
+def test_features_that_another_machine_keeps_are_not_waited_for_on_the_event_loop() -> None:
+    model = doubling()
+    assert model.inline(1)
+    model.lookup.waits = True  # type: ignore[union-attr]
+    assert not model.inline(1)
+
+
+def test_features_are_looked_up_as_of_each_row(tmp_path: Path) -> None:
+    model = doubling()
     source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
     pq.write_table(
         pa.table({"card": [1, 2], "when": pa.array([3_000_000, 4_000_000], pa.timestamp("us", "UTC"))}), source
@@ -127,3 +178,14 @@ def test_the_command_line_scores_with_the_champion(workspace: Workspace, tmp_pat
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 2
     assert pq.read_table(tmp_path / "out.parquet")["output"].to_pylist() == [1, 0]
+
+
+def test_a_target_that_is_named_as_text_is_refused_before_anything_is_scored(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    source = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"a": [1.0], "b": [2.0]}), source)
+    with pytest.raises(BadInput, match="Parquet") as caught:
+        batch.score_file(loaded(workspace), source, tmp_path / "out.CSV", now=0)
+    assert "out.parquet" in str(caught.value.hint)
+    assert sorted(p.name for p in tmp_path.glob("out*")) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -126,6 +127,7 @@ def release(sequence: int = 1, **arms: Arm) -> Release:
 
 FAULTS: dict[str, Scores] = {
     "error": explode,
+    "exit": lambda m: sys.exit(3),
     "nan": lambda m: np.full(len(m), np.nan),
     "too few": lambda m: np.zeros(len(m) + 1),
     "nonsense": lambda m: ["x"] * len(m),
@@ -413,3 +415,54 @@ def test_a_request_whose_replica_died_is_not_given_to_the_challenger_again(tmp_p
     log = stage.play(story)
     rows = sorted(((r["arm"], r["score"]) for r in log if r["id"] == "p"), key=str)
     assert rows == ([("challenger", None), ("champion", 0.25)] if balanced else [("challenger", 0.25)])
+
+
+def test_who_comes_before_the_first_version_hears_what_becomes_of_it(tmp_path: Path) -> None:
+    """Loading takes its time, or cannot be done: neither is told as if nothing had been deployed."""
+    with hanging() as hang:
+        stage = Stage(tmp_path, {1: hang, 3: good}, release())
+
+        async def told(what: str) -> dict[str, Any]:
+            async with asyncio.timeout(30):
+                while True:
+                    status, body = await stage.predict()
+                    assert (status, body["error"]["code"]) == (503, "HF501")
+                    if what in body["error"]["message"]:
+                        return dict(body["error"])
+                    await asyncio.sleep(0.01)
+
+        async def run() -> None:
+            assert "holdfast deploy" in (await told("no release is in force"))["hint"]
+            watcher = asyncio.ensure_future(stage.replica.watch())
+            assert "again" in (await told("version 1 is being loaded"))["hint"]
+            stage.release = release(2, champion=arm(2, "c2"))
+            assert "deploy" not in (await told("version 2 cannot be loaded"))["hint"]
+            stage.release = release(3, champion=arm(3, "c3"))
+            async with asyncio.timeout(30):
+                while (await stage.predict())[0] != 200:
+                    await asyncio.sleep(0.01)
+            watcher.cancel()
+            await asyncio.to_thread(stage.journal.close)
+
+        asyncio.run(run())
+
+
+def test_what_no_handler_foresaw_counts_as_an_error(tmp_path: Path) -> None:
+    """The listener answers it with 500; the replica's metrics, which availability is taken from, have it too."""
+    stage = Stage(tmp_path, {1: good}, release())
+
+    def at_once(_: Request) -> Response:
+        raise RuntimeError("unforeseen")
+
+    async def later(_: Request) -> Response:
+        raise RuntimeError("unforeseen")
+
+    async def story(stage: Stage) -> None:
+        for path, handler in (("/once", at_once), ("/later", later)):
+            stage.replica.route("POST", path, handler)
+            with pytest.raises(RuntimeError):
+                await stage.replica.handle(Request("POST", path.encode(), path, b"", {}, b""))  # type: ignore[misc]
+            text = stage.replica.render_metrics().decode()
+            assert any(f'"{path}"' in line and "500" in line for line in text.splitlines()), text[:2000]
+
+    stage.play(story)

@@ -30,6 +30,12 @@ class Wire:
     def close(self) -> None:
         self.closed = True
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.closed = True
+
 
 def echo(request: Request) -> Response:
     told = [
@@ -50,6 +56,7 @@ def say(listener: Listener, pieces: Iterable[bytes]) -> tuple[bytes, bool]:
             connection.data_received(piece)
             for _ in range(4):
                 await asyncio.sleep(0)
+        connection.connection_lost(None)
         return wire.said, wire.closed
 
     return asyncio.run(run())

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -63,6 +64,18 @@ def write(folder: Path, *batches: Batch, mode: Any = "durable", **options: Any) 
 def ids(folder: Path, **options: Any) -> list[str]:
     table = predictions.read(folder, **options)
     return list(table["id"].to_pylist())
+
+
+@pytest.mark.parametrize("mode", ["durable", "buffered"])
+def test_rows_that_cannot_be_written_down_cost_no_others(tmp_path: Path, mode: str) -> None:
+    """A number that no encoding holds, first of its layout: its caller hears that it is not logged, the log goes on."""
+    poison, late = batch("p", layout=msgspec.structs.replace(LAYOUT, version=2)), batch("q", at=1 << 70)
+    poison.inputs = [(1 << 70, None)]
+    sound = [batch("a"), batch("b", layout=msgspec.structs.replace(LAYOUT, version=2)), batch("c")]
+    told = write(tmp_path, sound[0], poison, sound[1], late, sound[2], mode=mode)
+    assert told == ([True, False, True, False, True] if mode == "durable" else [True] * 5)
+    assert sorted(ids(tmp_path)) == ["a", "b", "c"]
+    assert predictions.read(tmp_path)["version"].to_pylist().count(2) == 1
 
 
 @pytest.mark.parametrize("mode", ["durable", "buffered"])

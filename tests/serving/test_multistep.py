@@ -50,6 +50,18 @@ class Toy:
     def explode(self, body: dict[str, Any]) -> dict[str, Any]:
         raise KeyError("a secret of ours")
 
+    @hf.api
+    def leave(self, body: dict[str, Any]) -> dict[str, Any]:
+        raise SystemExit(3)
+
+    @hf.api
+    def odd(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"handle": object()}
+
+    @hf.api
+    def twice(self, body: dict[str, Any]) -> list[str]:
+        return [self.predict([ROW])[0]["id"] for _ in range(2)]
+
     def not_a_route(self, body: dict[str, Any]) -> dict[str, Any]:
         return {}
 
@@ -69,8 +81,15 @@ def test_methods_are_routes_with_validated_bodies(workspace: Workspace) -> None:
         ):
             answer = await ask("POST", "/api/price", body)
             assert (answer.status, json.loads(answer.body)["error"]["code"]) == (status, code), body
-        answer = await ask("POST", "/api/explode", {})
-        assert answer.status == 500 and b"secret" not in answer.body
+        for failing in ("explode", "leave", "odd"):
+            answer = await ask("POST", f"/api/{failing}", {})
+            assert (answer.status, json.loads(answer.body)["error"]["code"]) == (
+                500,
+                "HF930",
+            ) and b"secret" not in answer.body
+        for given in ("x" * 64, "y" * 63, "z"):  # an id that leaves no room for the number of the call, too
+            answer = await ask("POST", "/api/twice", {}, {"x-holdfast-prediction-id": given})
+            assert len(set(json.loads(answer.body))) == 2, answer
         assert (await ask("POST", "/api/not_a_route", {})).status == 404
 
     in_process(workspace, story)

@@ -280,3 +280,23 @@ def test_a_real_mlflow_scoring_client(workspace: Workspace) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "[1, 0]"
     assert "refused:" in done.stdout and "'z'" in done.stdout
+
+
+def test_instants_that_are_none_are_refused_and_the_log_goes_on(workspace: Workspace) -> None:
+    """In a field, as a request's time, as a label's: numbers that no log could hold, and nanoseconds."""
+    request = [*fields(), FieldSpec(name="t", dtype="timestamp", nullable=True)]
+    put_release(workspace, 1, arm(1, add_package(workspace, request=request)))
+
+    async def story(replica: Replica, ask: Ask) -> None:
+        for wrong in (1 << 70, -(1 << 70), 1_762_000_000_000_000_000):
+            for path, body in (
+                ("/predict", {"rows": [ROW | {"t": wrong}]}),
+                ("/predict", {"rows": [ROW | {"t": None}], "request_time": wrong}),
+                ("/labels", {"labels": [{"prediction_id": "x", "value": 1, "at": wrong}]}),
+            ):
+                said = await ask("POST", path, body)
+                assert 400 <= said.status < 500 and b"not an instant" in said.body, (path, said)
+        said = await ask("POST", "/predict", {"rows": [ROW | {"t": 5}], "request_time": 7})
+        assert said.status == 200 and json.loads(said.body)["predictions"][0]["logged"]
+
+    in_process(workspace, story, replay=True, log="durable")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import random
 from collections.abc import Awaitable, Callable
@@ -129,6 +130,52 @@ def test_what_cannot_be_taken_is_refused_and_the_connection_closed(data: bytes, 
         assert (await say(host, port, post("/a")))[0] == 200
 
     assert code in play(story, body=1000)
+
+
+def test_a_client_that_is_still_sending_hears_why_it_is_refused() -> None:
+    """An ordinary client sends all of its body before it reads an answer: it is not cut off meanwhile."""
+
+    def ordinary(host: str, port: int, headers: dict[str, str]) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection(host, port, timeout=20)
+        connection.request("POST", "/a", b"x" * (8 << 20), headers)
+        said = connection.getresponse()
+        return said.status, json.loads(said.read())["error"]["code"]
+
+    async def story(host: str, port: int, listener: Listener) -> None:
+        for _ in range(3):
+            assert await asyncio.to_thread(ordinary, host, port, {}) == (413, "HF440")
+            assert await asyncio.to_thread(ordinary, host, port, {"x": "y" * 40_000}) == (431, "HF443")
+        while listener.open:  # they have closed, and so are their connections
+            await asyncio.sleep(0.01)
+
+    play(story, body=1000, arrival=20.0)
+
+
+def test_a_refused_client_that_sends_for_ever_is_cut() -> None:
+    async def story(host: str, port: int, listener: Listener) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(post("/a", b"x" * 2000))
+        assert (await answer(reader))[0] == 413 and await reader.read() == b""
+        while listener.open:
+            writer.write(b"x" * 1000)
+            await asyncio.sleep(0.01)
+        writer.close()
+
+    play(story, body=1000, arrival=0.3)
+
+
+@pytest.mark.parametrize("after", [b"rubbish\r\n\r\n", post("/a", b"x" * 2000), post("/a", b"", "x: " + "y" * 40_000)])
+def test_a_refusal_waits_for_the_answers_before_it(after: bytes) -> None:
+    async def story(host: str, port: int, _: Listener) -> None:
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(post("/slow") + post("/b") + after + post("/never"))
+        assert (await answer(reader))[2] == b'"slow"'
+        assert b"/b" in (await answer(reader))[2]
+        assert (await answer(reader))[0] in (400, 413, 431)
+        assert await reader.read() == b""
+        writer.close()
+
+    assert len(play(story, body=1000)) == 1
 
 
 def test_slow_bodies_and_idle_connections_do_not_stay() -> None:

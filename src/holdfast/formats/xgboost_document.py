@@ -77,15 +77,14 @@ def _document(document: Any) -> Any:
 
 def _booster(given: Any, width: int, outputs: int) -> Any:
     match given["name"]:
+        case "gbtree" if "weight_drop" in given["model"]:
+            # As xgboost 3.4 writes dart. Its older form is read by every release, this one passed over by those before.
+            model = given["model"]
+            return _dart(_forest(model, width, outputs), model["weight_drop"])
         case "gbtree":
             return {"name": "gbtree", "model": _forest(given["model"], width, outputs)}
         case "dart":
-            inner = _booster({**given["gbtree"], "name": "gbtree"}, width, outputs)
-            return {
-                "name": "dart",
-                "gbtree": inner,
-                "weight_drop": _floats(given["weight_drop"], len(inner["model"]["trees"])),
-            }
+            return _dart(_forest(given["gbtree"]["model"], width, outputs), given["weight_drop"])
         case "gblinear":
             model = {"weights": _floats(given["model"]["weights"], (width + 1) * outputs)}
             rounds = given["model"].get("boosted_rounds")
@@ -95,6 +94,14 @@ def _booster(given: Any, width: int, outputs: int) -> Any:
             }
         case other:
             raise BadInput(f"this xgboost model has a booster we do not know: {str(other)[:40]!r}")
+
+
+def _dart(forest: Any, weights: Any) -> Any:
+    return {
+        "name": "dart",
+        "gbtree": {"name": "gbtree", "model": forest},
+        "weight_drop": _floats(weights, len(forest["trees"])),
+    }
 
 
 def _forest(given: Any, width: int, outputs: int) -> Any:

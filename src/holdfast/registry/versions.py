@@ -265,6 +265,8 @@ def split_reference(reference: str) -> tuple[str, str]:
     Raises:
         BadInput: not a reference.
     """
+    if not isinstance(reference, str):
+        raise BadInput(f"{reference!r} names no model version", hint="give its name as text, like fraud_detection@7")
     body = reference.removeprefix("models:/").strip("/") if reference.startswith("models:/") else reference
     match = re.fullmatch(r"([^/@:]+)(?:[@/]([^/@:]+))?", body)
     if match is None:

@@ -123,7 +123,7 @@ class Access:
         if not self.tokens and not is_loopback(self.bind):
             raise BadConfig(
                 f"listening on {self.bind} without a token would let everybody in",
-                hint="make one with `holdfast server token NAME --role predict`, or listen on 127.0.0.1",
+                hint="make one with `holdfast server token NAME --role ROLE` (predict for services, write for tracking), or listen on 127.0.0.1",
             )
 
     def check(self, headers: Mapping[bytes, bytes], *, role: Role | None) -> HoldfastError | None:

@@ -229,6 +229,9 @@ async def _serve(server: FeatureServer, place: socket.socket, pusher: Pusher | N
         while True:
             await asyncio.sleep(LOOK_EVERY)
             await server.renew()
+            if pusher is not None and pusher.behind:
+                with contextlib.suppress(Unavailable):  # who pushed was told
+                    await asyncio.to_thread(pusher.catch_up)
             if pusher is not None and pusher.full:
                 try:
                     await asyncio.to_thread(pusher.land)

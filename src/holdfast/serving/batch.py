@@ -6,7 +6,7 @@ Read, scored and written in parts, so memory stays bounded; the result appears w
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from holdfast.core.records import FieldSpec
 from holdfast.serving.model import Loaded
 
 PART_ROWS = 65_536
+TEXT = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson")
 _LOOKUP_ROWS = 4_096
 _ARROW = {
     "int64": pa.int64(), "float64": pa.float64(), "string": pa.string(), "bool": pa.bool_(),
@@ -53,10 +54,14 @@ def score_file(
 
     Raises:
         BadData: a column is missing or of the wrong type, a value is null where it may not be or out of a strict range.
-        BadInput: the file cannot be read.
+        BadInput: the file cannot be read, or the target's name says it is text.
     """
+    if target.suffix.lower() in TEXT:
+        raise BadInput(
+            f"{target.name} would hold Parquet under the name of a text file", hint=f"name it {target.stem}.parquet"
+        )
     report = progress or (lambda done, total, what: None)
-    total, parts = _parts(source)
+    total, parts = _parts(source, model.package.request)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     writer: pq.ParquetWriter | None = None
@@ -199,11 +204,32 @@ def _instants(part: pa.Table, at: str | None, now: int, first: int) -> Any:
     return _column(part, FieldSpec(name=at, dtype="timestamp", nullable=False), first).to_pylist()
 
 
-def _parts(source: Path) -> tuple[int | None, Iterator[pa.Table]]:
+def _parts(source: Path, fields: Sequence[FieldSpec]) -> tuple[int | None, Iterator[pa.Table]]:
+    """(rows, where they are known beforehand; the parts). A CSV's columns are read as the signature says, not as its first
+    lines look: whole numbers may be followed by others, and text may look like numbers."""
     try:
         if source.suffix == ".csv":
-            return None, (pa.Table.from_batches([b]) for b in pyarrow.csv.open_csv(source) if b.num_rows)
+            kinds = {f.name: _ARROW[f.dtype] for f in fields if f.dtype in ("float64", "string")}
+            convert = pyarrow.csv.ConvertOptions(column_types=kinds)
+            return None, _read(source, pyarrow.csv.open_csv(source, convert_options=convert))
         file = pq.ParquetFile(source)
-        return file.metadata.num_rows, (pa.Table.from_batches([b]) for b in file.iter_batches(PART_ROWS) if b.num_rows)
-    except pa.ArrowInvalid as problem:
-        raise BadInput(f"{source.name} cannot be read: {problem}", hint="give a Parquet or CSV file") from None
+        return file.metadata.num_rows, _read(source, file.iter_batches(PART_ROWS))
+    except pa.ArrowException as problem:
+        raise _unreadable(source, problem) from None
+
+
+def _read(source: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Raises BadInput where the file is damaged or changes its columns on the way."""
+    try:
+        for batch in batches:
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as problem:
+        raise _unreadable(source, problem) from None
+
+
+def _unreadable(source: Path, problem: Exception) -> BadInput:
+    said = (str(problem).strip().splitlines() or [type(problem).__name__])[0][:200]
+    return BadInput(
+        f"{source.name} cannot be read: {said}", hint="give a whole Parquet or CSV file, of the model's columns"
+    )

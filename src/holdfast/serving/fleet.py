@@ -58,12 +58,15 @@ class Worker:
 
     def tend(self) -> bool:
         """Start again when it is time; True when the process was found dead just now."""
-        if self.stopping or self.process is None:
+        if self.stopping:
             return False
         if self.again:
             if time.monotonic() >= self.again:
-                self.again = 0.0
+                self.again = time.monotonic() + self.backoff  # where it cannot be started now
                 self.start()
+                self.again = 0.0
+            return False
+        if self.process is None:
             return False
         status = self.process.poll()
         if status is None:
@@ -177,7 +180,7 @@ class Fleet:
         assert self.balancer is not None
         while len(self.workers) < replicas:
             worker = self._add()
-            worker.start()
+            worker.again = time.monotonic()  # `_tend` starts it
             asyncio.get_running_loop().create_task(self._check(self.balancer.backends[-1]))
         leaving = []
         while len(self.workers) > max(replicas, 1):
@@ -194,16 +197,33 @@ class Fleet:
     # --- watching ---------------------------------------------------------------------------------------------------
 
     async def _tend(self) -> None:
+        said = ""
         while True:
+            # A full disk, or a machine that starts no more processes, must not end this: it is tried again.
+            problems: list[str] = []
             for worker in list(self.workers):
-                if worker.tend() and self.balancer is not None:
+                try:
+                    died = worker.tend()
+                except OSError as problem:
+                    problems.append(f"replica {worker.name} cannot be started: {problem}")
+                    continue
+                if died and self.balancer is not None:
                     self.balancer.restarts.labels(worker.name).inc()
                     for backend in self.balancer.backends:
                         if backend.name == worker.name:
                             backend.forget()
-            if self.pids != self._known:
-                self._known = self.pids
-                self._on_change(self._known)
+            pids = self.pids
+            if pids != self._known:
+                try:
+                    self._on_change(pids)
+                except OSError as problem:
+                    problems.append(f"which replicas there are cannot be written down: {problem}")
+                else:
+                    self._known = pids
+            now = "; ".join(problems)
+            if now and now != said:
+                log.error("%s", now)
+            said = now
             await asyncio.sleep(0.02)
 
     async def _check(self, backend: Backend) -> None:

@@ -138,6 +138,16 @@ class Journal:
                 return
             self._given_up += rows
             ok = False
+        except Exception:
+            # Rows that cannot be written down must not take the log of all others with them.
+            if len(pending) > 1:
+                for one in pending:
+                    self._group([one], final=final)
+                return
+            log.exception("%d predictions cannot be written down", rows)
+            self.failures += 1
+            self._given_up += rows
+            ok = False
         else:
             if not self.healthy:
                 log.warning("the prediction log is written again")
@@ -150,18 +160,17 @@ class Journal:
         if self._file is None:
             self._open_segment()
         out: list[bytes] = []
-        fresh: list[int] = []
+        layouts = dict(self._layouts)
         groups: dict[tuple[int, int], list[Batch]] = {}
         for batch in batches:
             groups.setdefault((id(batch.layout), batch.scores.shape[-1] if batch.scores.ndim > 1 else 1), []).append(
                 batch
             )
         for (key, _), members in groups.items():
-            if key not in self._layouts:
-                self._layouts[key] = (len(self._layouts), members[0].layout)
-                fresh.append(key)
-                out.append(segments.layout_frame(self._layouts[key][0], members[0].layout))
-            number = self._layouts[key][0]
+            if key not in layouts:
+                layouts[key] = (len(layouts), members[0].layout)
+                out.append(segments.layout_frame(layouts[key][0], members[0].layout))
+            number = layouts[key][0]
             part: list[Batch] = []
             rows = 0
             for member in members:
@@ -173,6 +182,7 @@ class Journal:
             if part:
                 out.append(segments.rows_frame(number, part))
         assert self._file is not None
+        self._layouts = layouts  # all of it could be written down, so it will be, or the segment is given up
         data = memoryview(b"".join(out))
         done = 0
         while done < len(data):

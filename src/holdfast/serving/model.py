@@ -59,6 +59,8 @@ class Loaded:
 
     def inline(self, n: int) -> bool:
         """Whether ``n`` rows are cheap enough to be answered on the event loop itself."""
+        if self.lookup is not None and self.lookup.waits:
+            return False
         each = self.lookup_seconds + self.row_seconds
         return self.first_seconds + self.lookup_seconds < _INLINE_ROW and self.first_seconds + each * n < _INLINE_CALL
 
@@ -123,7 +125,7 @@ class Loaded:
         """
         try:
             scores = np.asarray(self.predictor.scores(matrix), dtype=np.float64)
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:  # a model's code may call sys.exit(): that ends no replica
             raise ModelFailed(f"version {self.version} failed: {type(problem).__name__}") from problem
         if scores.ndim == 1:
             scores = scores[:, None]

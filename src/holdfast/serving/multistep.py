@@ -27,7 +27,7 @@ import msgspec
 
 from holdfast.core.definitions import Steps
 from holdfast.core.errors import BadData, BadDefinition, BadInput, HoldfastError, OurTurn, Unavailable
-from holdfast.core.identity import new_id
+from holdfast.core.identity import digest, new_id
 from holdfast.serving.predict import Answer, Predictions
 from holdfast.serving.replica import Replica
 from holdfast.serving.wire import Request, Response
@@ -95,7 +95,13 @@ class _Runner:
                 result = await asyncio.wait_for(asyncio.shield(call), deadline)
             except TimeoutError:
                 raise Unavailable(f"{name} did not answer within {deadline:g} s", number="HF921") from None
-            return Response(200, msgspec.json.encode(result))
+            try:
+                return Response(200, msgspec.json.encode(result))
+            except (TypeError, ValueError, OverflowError, RecursionError) as problem:
+                log.error("%s gave what is no JSON: %s", name, problem)
+                raise StepFailed(
+                    f"{name} gave what cannot be written as JSON", hint="the replica's log says what"
+                ) from None
 
         return answer
 
@@ -113,7 +119,7 @@ class _Runner:
             return getattr(self.instance, name)(body)
         except HoldfastError:
             raise
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             log.exception("%s failed", name)
             raise StepFailed(
                 f"{name} failed: {type(problem).__name__}", hint="the replica's log has the traceback"
@@ -125,11 +131,17 @@ class _Runner:
         # Each call of one request gets ids of its own, derived from the request's, so that a retry repeats them.
         self.local.calls += 1
         base = outer.headers.get(b"x-holdfast-prediction-id", b"").decode("ascii", "replace") or new_id()
-        headers = outer.headers | {b"x-holdfast-prediction-id": f"{base}.{self.local.calls}".encode()[:64]}
+        headers = outer.headers | {b"x-holdfast-prediction-id": _of_call(base, self.local.calls).encode()}
         inner = Request("POST", b"/predict", "/predict", b"", headers, b"")
         call = asyncio.run_coroutine_threadsafe(_ask(self.replica.predictions, inner, list(rows)), self.local.loop)
         answers = call.result(self.replica.options.deadline)
         return [msgspec.to_builtins(a) for a in answers]
+
+
+def _of_call(base: str, number: int) -> str:
+    """The id of one call of a request; of a request whose own id leaves no room, a digest stands for it."""
+    own = f"{base}.{number}"
+    return own if len(own) <= 64 else f"{digest(base)[:48]}.{number}"
 
 
 async def _ask(predictions: Predictions, request: Request, rows: list[dict[str, Any]]) -> list[Answer]:

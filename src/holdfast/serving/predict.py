@@ -167,8 +167,8 @@ class Call(NamedTuple):
 
 
 class Predictions:
-    """Answers requests with the release in force. ``state`` is replaced whole when a release comes in. ``crowd`` tells how
-    many callers are connected."""
+    """Answers requests with the release in force. ``state`` is replaced whole when a release comes in; ``awaited`` says what
+    becomes of the first one meanwhile. ``crowd`` tells how many callers are connected."""
 
     def __init__(
         self, *, journal: Journal, metrics: Metrics, now: Callable[[], int], options: Options | None = None
@@ -179,6 +179,7 @@ class Predictions:
         self.now = now
         self.options = options or Options()
         self.pending = 0
+        self.awaited = ""
         self.crowd: Callable[[], int] = lambda: 0
         self._gathered: list[tuple[Call, Later]] = []
         self._unjudged: list[Any] = []
@@ -195,6 +196,18 @@ class Predictions:
             return Response(200, _encode(Answers(self._now(call)[0])))
         return self._respond(self._queued(call))
 
+    def nothing_to_answer_with(self) -> Unavailable:
+        """Why there is no state: no release yet, or one whose version is on its way or cannot be had."""
+        if self.awaited:
+            return Unavailable(
+                f"no release is in force yet: {self.awaited}",
+                hint="try again in a moment; GET /health/ready says when, or what is wrong",
+                number="HF501",
+            )
+        return Unavailable(
+            "no release is in force", hint="deploy a version: `holdfast deploy MODEL@VERSION`", number="HF501"
+        )
+
     async def _respond(self, answers: Awaitable[list[Answer]]) -> Response:
         return Response(200, _encode(Answers(await answers)))
 
@@ -208,9 +221,7 @@ class Predictions:
     def _begin(self, request: Request, decode: Callable[[State], tuple[list[tuple[Any, ...]], Any]] | None) -> Call:
         state = self.state
         if state is None:
-            raise Unavailable(
-                "no release is in force", hint="deploy a version: `holdfast deploy MODEL@VERSION`", number="HF501"
-            )
+            raise self.nothing_to_answer_with()
         begun = time.perf_counter_ns()
         rows, when = state.schema.decode(request.body) if decode is None else decode(state)
         marks = request.marks

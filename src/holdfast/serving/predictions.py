@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from holdfast.core.errors import Damaged
 from holdfast.core.identity import new_id
 from holdfast.serving import segments
 from holdfast.serving.segments import Layout
@@ -34,6 +35,15 @@ _TYPES = {
     "bool": pa.bool_(),
     "timestamp": pa.int64(),
 }
+_UNREADABLE = (
+    msgspec.MsgspecError,
+    ValueError,
+    TypeError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    pa.ArrowException,
+)
 BASE = pa.schema(
     [
         ("id", pa.string()), ("service", pa.string()), ("environment", pa.string()), ("version", pa.int64()),
@@ -114,9 +124,44 @@ def merge(folder: Path, *, before_removal: Callable[[Path, list[Path]], None]) -
             _merge(folder, before_removal)
 
 
+def whole_frames(data: bytes, start: int = 0) -> tuple[pa.Table | None, int]:
+    """(rows, end) of a segment's bytes from offset ``start`` on, up to its last whole frame; None where there is no more.
+
+    Raises:
+        Damaged: these are no bytes of a prediction log.
+    """
+    if data[: len(segments.MAGIC)] != segments.MAGIC[: len(data)]:
+        raise Damaged("it does not begin as a prediction log does")
+    try:
+        layouts: dict[int, Layout] = {}
+        if start > len(segments.MAGIC):
+            _, end, layouts = _tables(data[:start])
+            if end != start:
+                raise Damaged("it is not what it was when it was read before")
+        else:
+            start = 0
+        tables, end, _ = _tables(data[start:], layouts=layouts, headless=start > 0)
+    except _UNREADABLE as problem:
+        raise Damaged(f"it cannot be read ({type(problem).__name__})") from None
+    return (concat(tables) if tables else None), start + end
+
+
+def take_in(folder: Path, name: str, table: pa.Table) -> None:
+    """Add rows as a part of their own; nothing where a part of this name is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder, fcntl.LOCK_EX):
+        if not (folder / name).exists():
+            _write_part(table, folder / name, [])
+
+
 def parts(folder: Path) -> list[Path]:
     """The Parquet parts that count, in order of name."""
     return _listing(folder)[0]
+
+
+def unclosed(folder: Path) -> list[Path]:
+    """The segments that count beside the parts: being written, or left by a replica that was killed."""
+    return _listing(folder)[1]
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -284,6 +329,8 @@ def _tables(
 
 def _table(layout: Layout, width: int, rows: list[list[Any]]) -> pa.Table:
     n = sum(r[2] for r in rows)
+    if n != sum(len(r[4]) for r in rows):
+        raise ValueError("a frame that has not as many rows as it says")
 
     def joined(i: int, dtype: str) -> Any:
         return np.frombuffer(b"".join(r[i] for r in rows), dtype=dtype)

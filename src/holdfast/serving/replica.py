@@ -162,6 +162,9 @@ class Replica:
             answer = handler(request)
         except HoldfastError as problem:
             answer = self._refuse(problem)
+        except Exception:
+            self._observe(request, 500)  # what the listener will say; it counts against the objective
+            raise
         if type(answer) is Response:
             self._observe(request, answer.status)
             return answer
@@ -182,6 +185,9 @@ class Replica:
             response = await answer
         except HoldfastError as problem:
             response = self._refuse(problem)
+        except Exception:
+            self._observe(request, 500)
+            raise
         self._observe(request, response.status)
         return response
 
@@ -230,11 +236,7 @@ class Replica:
     def _show_release(self, _: Request) -> Response:
         state = self.predictions.state
         if state is None:
-            return from_error(
-                Unavailable(
-                    "no release is in force", hint="deploy a version: `holdfast deploy MODEL@VERSION`", number="HF501"
-                )
-            )
+            return from_error(self.predictions.nothing_to_answer_with())
         sides = [s for s in (state.champion, state.challenger, state.shadow) if s is not None]
         body = {
             "release": msgspec.structs.replace(state.release, signature=""),
@@ -249,7 +251,7 @@ class Replica:
     def _describe(self, _: Request) -> Response:
         state = self.predictions.state
         if state is None:
-            raise Unavailable("no release is in force", hint="deploy a version", number="HF501")
+            raise self.predictions.nothing_to_answer_with()
         from holdfast.serving import openapi
 
         return Response(200, msgspec.json.encode(openapi.document(state, replay=self.options.replay)))
@@ -430,10 +432,13 @@ class Replica:
             return True
         if release.champion is None:
             self.predictions.state = None
+            self.predictions.awaited = ""
             self._tell("the release has no champion")
             return True
+        self.predictions.awaited = f"version {release.champion.version} is being loaded"
         champion = await self._side("champion", release.champion)
         if champion.model is None:
+            self.predictions.awaited = f"version {champion.version} cannot be loaded here"
             raise Unavailable(f"version {champion.version} cannot be loaded: {champion.broken}")
         challenger = await self._side("challenger", release.challenger) if release.challenger is not None else None
         shadow = await self._side("shadow", release.shadow) if release.shadow is not None else None

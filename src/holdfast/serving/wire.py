@@ -162,11 +162,13 @@ class Connection(asyncio.Protocol):
         "_header_size",
         "_headers",
         "_held",
+        "_lingering",
         "_listener",
         "_parser",
         "_paused",
         "_peer",
         "_receiving",
+        "_refusal",
         "_since",
         "_size",
         "_transport",
@@ -183,6 +185,8 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Request] = deque()
         self._busy = False
         self._closing = False
+        self._lingering = False
+        self._refusal: bytes | None = None
         self._paused = False
         self._held = False
         self._receiving = False
@@ -201,7 +205,12 @@ class Connection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return not self._busy and not self._waiting and not self._receiving
+        return self._lingering or (not self._busy and not self._waiting and not self._receiving)
+
+    @property
+    def _ended(self) -> bool:
+        """Whether nothing more is taken from this client."""
+        return self._closing or self._refusal is not None
 
     # --- transport --------------------------------------------------------------------------------------------------
 
@@ -212,8 +221,9 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         if len(self._listener.open) >= self._listener.limits.connections:
             self._refuse(
-                503, "HF510", "too many connections", "try again, or use fewer connections", (b"retry-after", b"1")
-            )
+                503, "HF510", "too many connections", "try again, or use fewer connections", (b"retry-after", b"1"),
+                linger=False,
+            )  # fmt: skip
             return
         self._listener.open.add(self)
 
@@ -223,7 +233,7 @@ class Connection(asyncio.Protocol):
         self._listener.open.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing:
+        if self._ended:
             return
         if not self._receiving:
             found = self._listener.heads.find(data)
@@ -267,7 +277,7 @@ class Connection(asyncio.Protocol):
             return
         if self._receiving:
             if now - self._since > limits.arrival:
-                self._refuse(408, "HF441", f"the request did not arrive within {limits.arrival:g} s")
+                self._refuse(408, "HF441", f"the request did not arrive within {limits.arrival:g} s", linger=False)
         elif now - self._since > (limits.idle if self._greeted else limits.arrival):
             self.shut()
 
@@ -296,7 +306,7 @@ class Connection(asyncio.Protocol):
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
-        if self._closing:
+        if self._ended:
             return
         length = self._headers.get(b"content-length")
         if length is not None and length.isdigit() and (len(length) > 15 or int(length) > self._listener.limits.body):
@@ -306,7 +316,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        if self._closing:
+        if self._ended:
             return
         self._size += len(body)
         if self._size > self._listener.limits.body:
@@ -316,7 +326,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._receiving = False
-        if self._closing:
+        if self._ended:
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         target = self._url
@@ -395,8 +405,11 @@ class Connection(asyncio.Protocol):
         if close:
             self.shut()
             return
-        if self._waiting and not self._paused:
-            asyncio.get_running_loop().call_soon(self._next)
+        if self._waiting:
+            if not self._paused:
+                asyncio.get_running_loop().call_soon(self._next)
+        elif self._refusal is not None:
+            self._end_with(self._refusal, linger=True)
 
     def _next(self) -> None:
         if self._waiting and not self._busy and not self._paused and not self._closing:
@@ -416,15 +429,38 @@ class Connection(asyncio.Protocol):
         )
 
     def _refuse(
-        self, status: int, code: str, message: str, hint: str | None = None, *headers: tuple[bytes, bytes]
+        self,
+        status: int,
+        code: str,
+        message: str,
+        hint: str | None = None,
+        *headers: tuple[bytes, bytes],
+        linger: bool = True,
     ) -> None:
-        if self._closing:
+        """Answer what cannot be taken, after what came before it, and take nothing more."""
+        if self._ended:
             return
-        self._closing = True
         self._listener.refused(code)
         answer = error(status, code, message, hint, *headers)
-        self._transport.write(head(answer, close=True) + answer.body)
-        self._transport.close()
+        said = head(answer, close=True) + answer.body
+        if self._busy or self._waiting:
+            self._refusal = said
+        else:
+            self._end_with(said, linger=linger)
+
+    def _end_with(self, said: bytes, *, linger: bool) -> None:
+        """The last answer. A client that is still sending reads none before it has sent everything, and one whose bytes meet
+        a closed socket hears of nothing else: what comes is let in and dropped (``linger``) until the client closes, or for
+        as long as a request may take to arrive."""
+        self._closing = True
+        self._since = time.monotonic()
+        self._clear()
+        self._transport.write(said)
+        if linger and self._transport.can_write_eof():
+            self._lingering = True
+            self._transport.write_eof()
+        else:
+            self._transport.close()
 
 
 def _ours(problem: BaseException | None = None) -> Response:

@@ -295,7 +295,9 @@ def test_a_logged_model_says_which_versions_were_made_of_it(api: Api) -> None:
     assert made["source_run_id"] == "123"
     api.post("registered-models/create", name="m")
     for number in (1, 2):
-        api.post("model-versions/create", name="m", source=made["artifact_uri"], model_id=made["model_id"])
+        asked = {"name": "m", "source": made["artifact_uri"], "model_id": made["model_id"]}
+        version = api.post("model-versions/create", **asked)["model_version"]
+        assert version["run_id"] == "123", "the client leaves the run of a logged model to the server"
         tags = {t["key"]: t["value"] for t in api.get(f"logged-models/{made['model_id']}")["model"]["info"]["tags"]}
         known = ", ".join(f'{{"name": "m", "version": {n}}}' for n in range(1, number + 1))
         assert tags["mlflow.modelVersions"] == f"[{known}]"
