@@ -110,6 +110,12 @@ def test_ticking_twice_is_ticking_once(live):
         assert len(ws.ledger.read(limit=10_000)) == entries
 
 
+def test_what_is_live_is_not_rolled_out_against_itself(live):
+    before = json.loads(holdfast(live, "release", "status", "churn", "--json").stdout)
+    assert "in production already" in holdfast(live, "deploy", "churn@1").stdout
+    assert json.loads(holdfast(live, "release", "status", "churn", "--json").stdout) == before
+
+
 def test_rollback_without_an_earlier_champion_is_refused(live):
     done = holdfast(live, "rollback", "churn", check=False)
     assert done.returncode == 1 and "no other champion" in done.stderr

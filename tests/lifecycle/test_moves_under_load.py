@@ -15,6 +15,7 @@ import pytest
 
 from holdfast.core.identity import canonical
 from holdfast.core.records import FileRef
+from holdfast.lifecycle import release
 from holdfast.registry import versions
 from holdfast.serving import journal
 from holdfast.workspace import Workspace
@@ -71,7 +72,7 @@ def moves(ws: Workspace, times: int, seed: int) -> None:
                 running = told["production"]["challenger"] is not None
                 able = ["scale", "control plane"]
                 able += ["weight", "promote", "abort", "rollback"] if running else ["deploy", "deploy"]
-                if not running and done["promote"]:
+                if not running and release.champions_before(ws.ledger, "toy"):
                     able.append("rollback")
                 # Each kind at least once, then at random.
                 move = next((m for m in able if not done[m]), None) or rng.choice(able)

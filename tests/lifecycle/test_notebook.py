@@ -49,3 +49,40 @@ def test_names_that_lead_nowhere(fitted):
         hf.load_model("toy@9")
     with pytest.raises(BadInput, match="no rows"):
         hf.save_model(model, "toy", X=X[:0])
+
+
+def test_what_cannot_be_saved_is_refused_by_name_and_leaves_no_running_run(fitted, tmp_path):
+    import pandas as pd
+    from sklearn.linear_model import Ridge
+
+    from holdfast.workspace import Workspace
+
+    model, X = fitted
+    words = pd.DataFrame({"a": X[:, 0], "kind": ["flat"] * len(X)})
+    for estimator, rows, columns, says in (
+        (Ridge(), X, None, "Ridge"),
+        ("x", X, None, "no model"),
+        (model, words, None, "column 'kind' is not numbers"),
+        (model, X, ["a", "a"], "'a'"),
+        (model, X[0], None, "shape"),
+        (model, X[:, :1], None, "features"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            hf.save_model(estimator, "toy", X=rows, columns=columns)
+    odd = type("Odd", (), {"predict": lambda self, rows: rows[:, 0], "save_model": None})()
+    with pytest.raises(Exception):  # noqa: B017 - whatever it is, the run has to end
+        hf.save_model(odd, "toy", X=X)
+    with Workspace.open() as ws:
+        experiments = [e.experiment_id for e in ws.runs.search_experiments()[0]]
+        statuses = {run.status for run in ws.runs.search_runs(experiments)[0]}
+    assert "RUNNING" not in statuses
+
+
+def test_rows_that_are_no_numbers_are_refused_by_name(fitted):
+    model, X = fitted
+    hf.save_model(model, "toy", X=X, columns=["a", "b"])
+    loaded = hf.load_model("toy")
+    with pytest.raises(BadInput, match="not numbers"):
+        loaded.predict([["x", "y"]])
+    with pytest.raises(BadInput, match="None names no model version"):
+        hf.load_model(None)

@@ -12,7 +12,7 @@ import pytest
 import holdfast as hf
 from holdfast.core.errors import Conflict, NotApproved, NotFound
 from holdfast.core.identity import DAY, HOUR
-from holdfast.core.records import Evidence, LabelRecord, ModelVersion, Package, Verdict
+from holdfast.core.records import Arm, Evidence, LabelRecord, ModelVersion, Package, Verdict
 from holdfast.lifecycle import approval, release, rollouts, way_back
 from holdfast.registry import live_verdicts, versions
 from holdfast.registry import package as packages
@@ -287,6 +287,35 @@ def test_rollback_returns_to_the_champion_before(ws, monkeypatch):
     walk(ws, hours=3)
     back = way_back.rollback(ws, "s", at=T0 + DAY, reason="bad feeling")
     assert back.champion is not None and back.champion.version == 1 and back.reason == "bad feeling"
+    with pytest.raises(NotFound, match="no other champion before") as again:
+        way_back.rollback(ws, "s", at=T0 + DAY + 1, reason="pressed twice")
+    assert "deploy" in str(again.value.hint)
+
+
+def test_rollbacks_go_back_one_after_the_other_and_never_to_what_one_left(ws):
+    def goes_live(at: int) -> int:
+        made = version(ws)
+        rollouts.begin(ws, SERVICE, made, at=at)
+        rollouts.advance(ws, SERVICE, now=at)
+        with ws.ledger.transaction() as tx:
+            live = release.current(ws.ledger, "s", "production")
+            arm = Arm(version=made.version, content=made.content)
+            change = msgspec.structs.replace(live, champion=arm, challenger=None, shadow=None)
+            release.publish(tx, change, service=SERVICE, under=approval.terms_of(ws, SERVICE), at=at, actor="t")
+            tx.delete(release.ROLLOUTS, "s")
+        return made.version
+
+    def back(at: int) -> int:
+        given = way_back.rollback(ws, "s", at=at, reason="r").champion
+        assert given is not None
+        return given.version
+
+    one, two, three = (goes_live(T0 + n) for n in range(3))
+    assert (back(T0 + 10), back(T0 + 11)) == (two, one)
+    four = goes_live(T0 + 12)
+    assert four not in (one, two, three) and back(T0 + 13) == one, "two and three were left by a rollback"
+    with pytest.raises(NotFound):
+        way_back.rollback(ws, "s", at=T0 + 14, reason="r")
 
 
 def test_rollback_ends_a_running_canary(ws, monkeypatch):

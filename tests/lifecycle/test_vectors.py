@@ -112,3 +112,6 @@ def test_what_cannot_be_used_is_named() -> None:
             hf.get_historical_features("plain", spine)
     with pytest.raises(BadInput, match="amount"):
         hf.get_online_features("plain", [{"k": 1}])
+    for rows in ("k", {"k": 1}, [1], None, 7):
+        with pytest.raises(BadInput, match="list of dicts"):
+            hf.get_online_features("plain", rows)  # type: ignore[arg-type]

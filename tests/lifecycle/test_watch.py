@@ -91,6 +91,29 @@ def test_a_turn(made: tuple[Workspace, pa.Table, int], monkeypatch: pytest.Monke
     assert {i.thing for i in alerts.incidents(workspace.ledger, "fraud", resolved=False)} == {"performance", "drift"}
 
 
+def test_silence_is_told_when_somebody_could_have_asked(
+    made: tuple[Workspace, pa.Table, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, log, now = made
+    with workspace.ledger.transaction() as tx:
+        tx.append("release", subject="fraud", body={}, at=now, actor="t")
+    monkeypatch.setattr(journal, "read", lambda folder, **kwargs: log.slice(0, 0))
+    assert {r.outcome for r in watch.tick(workspace, "fraud", now=now + DAY)} == {"no data"}
+    assert alerts.incidents(workspace.ledger, "fraud") == [], "a service of yesterday is not silent for a week"
+    watch.tick(workspace, "fraud", now=now + 8 * DAY)
+    assert {i.thing for i in alerts.incidents(workspace.ledger, "fraud")} == {"drift: no data", "performance: no data"}
+
+
+def test_a_version_that_has_just_come_is_not_silent(
+    made: tuple[Workspace, pa.Table, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, log, now = made
+    others = log.set_column(log.column_names.index("version"), "version", pa.array(np.full(log.num_rows, 7)))
+    monkeypatch.setattr(journal, "read", lambda folder, **kwargs: others)
+    assert {r.outcome for r in watch.tick(workspace, "fraud", now=now)} == {"no data"}
+    assert alerts.incidents(workspace.ledger, "fraud") == []
+
+
 def test_a_dead_address_fails_no_monitor(made: tuple[Workspace, pa.Table, int]) -> None:
     workspace, _, now = made
     (workspace.root / "definitions.py").write_text(

@@ -150,7 +150,8 @@ class FeatureView(Definition):
     """Features of one set of entities from one source: latest values (``Field``) and ``Aggregation``.
 
     ``ttl`` bounds how old a latest value may be, inclusive, offline and online alike; None = no bound.
-    A feature's column is named ``<view>__<feature>``. ``materialize`` is a cron schedule (in ``zone``) on which the loop
+    A feature's column is named ``<view>__<feature>``. ``keys`` are SQL expressions over the source's columns for join keys
+    that are no column of it (``{"route": "origin || '-' || dest"}``). ``materialize`` is a cron schedule (in ``zone``) on which the loop
     brings the source in and the view online; ``fresh`` is how old the newest event may be before a monitor alarms. Neither
     is part of the view's version.
     """
@@ -166,9 +167,11 @@ class FeatureView(Definition):
     materialize: str | None = None
     zone: str = "UTC"
     fresh: Duration | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name, "feature view")
+        object.__setattr__(self, "keys", dict(self.keys))
         object.__setattr__(self, "fresh", None if self.fresh is None else duration_us(self.fresh))
         if self.fresh is not None and self.source.timestamp is None:
             raise BadDefinition(f"feature view {self.name!r} must be fresh but its source has no timestamp column")
@@ -181,6 +184,18 @@ class FeatureView(Definition):
             raise BadDefinition(
                 f"feature view {self.name!r} aggregates over windows but its source has no timestamp column"
             )
+        expression: Any
+        for key, expression in self.keys.items():
+            if key not in self.join_keys:
+                raise BadDefinition(
+                    f"feature view {self.name!r} has an expression for {key!r}, which is none of its join keys",
+                    hint=did_you_mean(key, self.join_keys, kind="join key"),
+                )
+            if not isinstance(expression, str) or not expression.strip():
+                raise BadDefinition(
+                    f"feature view {self.name!r}: the expression for key {key!r} is {expression!r}",
+                    hint="write SQL over the source's columns, like \"origin || '-' || dest\"",
+                )
         names = self.columns()
         twice = {n for n in names if names.count(n) > 1}
         if twice:
@@ -205,6 +220,7 @@ class FeatureView(Definition):
         return {
             "kind": "feature view", "name": self.name, "entities": [e.spec() for e in self.entities],
             "source": self.source.spec(), "features": [f.spec() for f in self.features], "ttl": self.ttl,
+            **({"keys": dict(self.keys)} if self.keys else {}),
         }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _END = -62_135_596_800_000_000, 253_402_300_800_000_000  # the years that datetime knows
 _UNITS = {"us": 1, "ms": 1_000, "s": SECOND, "m": MINUTE, "min": MINUTE, "h": HOUR, "d": DAY, "w": 7 * DAY}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|m|h|d|w)\s*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}\Z")
@@ -107,12 +108,12 @@ def to_us(value: object, *, on_naive: Callable[[], None] | None = None) -> int:
     """An instant as microseconds UTC, from int (taken as microseconds), datetime, date, or ISO 8601 text.
 
     Raises:
-        BadInput: not an instant.
+        BadInput: not an instant, or a number of microseconds outside the years 1 to 9999.
     """
     if isinstance(value, bool):
         raise BadInput(f"{value!r} is not an instant")
     if isinstance(value, int):
-        return value
+        return _within(value)
     if isinstance(value, str):
         text = value.strip()
         try:
@@ -129,8 +130,18 @@ def to_us(value: object, *, on_naive: Callable[[], None] | None = None) -> int:
                 on_naive()
             value = value.replace(tzinfo=UTC)
         delta = value - _EPOCH
-        return (delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds
+        return _within((delta.days * 86_400 + delta.seconds) * SECOND + delta.microseconds)
     raise BadInput(f"{value!r} is not an instant", hint="write it like 2013-03-01T06:00:00Z")
+
+
+def _within(us: int) -> int:
+    if _FIRST <= us < _END:
+        return us
+    said = str(us) if abs(us) < 1 << 64 else "so large a number"
+    raise BadInput(
+        f"{said} is not an instant in microseconds: it lies outside the years 1 to 9999",
+        hint="write it like 2013-03-01T06:00:00Z, or in microseconds (not nanoseconds)",
+    )
 
 
 def from_us(us: int) -> datetime:

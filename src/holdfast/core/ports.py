@@ -354,6 +354,9 @@ class OnlineStore(Protocol):
     Many threads and processes may read while one process writes.
     """
 
+    waits: bool
+    """Whether a call may have to wait for another machine: then it has no place on an event loop."""
+
     def fetch(self, keys: Sequence[bytes], *, use: Callable[[list[Buffer | None]], T]) -> T:
         """``use`` of the stored values in the keys' order (None where absent), all from one moment. The buffers are valid
         only until ``use`` returns."""
@@ -387,12 +390,15 @@ class FeatureLookup(Protocol):
     """A compiled feature service, as serving sees it: no registry, no planning per request."""
 
     columns: Sequence[str]
+    waits: bool
+    """Whether ``rows`` may have to wait for another machine: then it has no place on an event loop."""
 
     def rows(self, requests: Sequence[Json], *, at: Sequence[int]) -> list[Json]:
         """Feature values (on-demand ones included) by column name, one dict per request, as known at ``at``.
 
         Raises:
             BadInput: an entity key is missing or of the wrong type; the message names it.
+            Unavailable: the online store does not answer.
         """
 
     def fresh_until(self) -> dict[str, int]:

@@ -11,14 +11,31 @@ from types import ModuleType
 from holdfast.core.definitions import Definition, Project
 from holdfast.core.errors import BadDefinition, HoldfastError, NotFound
 
+MARKS = ("holdfast.toml", "definitions.py", ".holdfast")
+"""What makes a folder a project."""
+
 
 def find_root(start: Path | None = None) -> Path:
     """The nearest folder at or above ``start`` that holds holdfast.toml, definitions.py or .holdfast; else ``start``."""
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
-        if any((folder / mark).exists() for mark in ("holdfast.toml", "definitions.py", ".holdfast")):
+        if any((folder / mark).exists() for mark in MARKS):
             return folder
     return start
+
+
+def require_root() -> Path:
+    """The project of the current folder, before a command that would make a store where there is none.
+
+    Raises:
+        NotFound: this is no project.
+    """
+    root = find_root()
+    if not any((root / mark).exists() for mark in MARKS):
+        raise NotFound(
+            f"{root} is no Holdfast project", hint="cd into one or name it with -C; `holdfast init` scaffolds one"
+        )
+    return root
 
 
 def load(root: Path, module: str = "definitions") -> Project:

@@ -119,7 +119,8 @@ class Retrain:
 @dataclass(frozen=True, eq=False)
 class Service(Definition):
     """A model that answers traffic: its gate, rollout, monitor and retraining. ``log`` is durable, buffered, or a
-    ``PredictionLog``. ``memory`` bounds what the model may take of each replica's memory, ``deadline`` its time."""
+    ``PredictionLog``. ``replicas`` and ``log`` left away are what ``[serve]`` sets, else one replica, buffered. ``memory``
+    bounds what the model may take of each replica's memory, ``deadline`` its time."""
 
     name: str
     model: Model
@@ -127,17 +128,17 @@ class Service(Definition):
     rollout: Rollout = field(default_factory=Rollout)
     monitor: Monitor = field(default_factory=Monitor)
     retrain: Retrain = field(default_factory=Retrain)
-    replicas: int = 1
-    log: PredictionLog | Literal["durable", "buffered"] = "buffered"
+    replicas: int | None = None
+    log: PredictionLog | Literal["durable", "buffered"] | None = None
     abtest: ABTest | None = None
     memory: str | None = None
     deadline: Duration = "30s"
 
     def __post_init__(self) -> None:
         check_name(self.name, "service")
-        if not 1 <= self.replicas <= 64:
+        if self.replicas is not None and not 1 <= self.replicas <= 64:
             raise BadDefinition(f"service {self.name!r} asks for {self.replicas} replicas", hint="use 1 to 64")
-        if not isinstance(self.log, PredictionLog) and self.log not in ("durable", "buffered"):
+        if not isinstance(self.log, PredictionLog) and self.log not in ("durable", "buffered", None):
             raise BadDefinition(f"service {self.name!r}: log is {self.log!r}", hint="use durable or buffered")
         if self.memory is not None:
             size_bytes(self.memory)
@@ -152,13 +153,13 @@ class Service(Definition):
     @property
     def prediction_log(self) -> PredictionLog:
         """``log``, whichever way it was declared."""
-        return self.log if isinstance(self.log, PredictionLog) else PredictionLog(self.log)
+        return self.log if isinstance(self.log, PredictionLog) else PredictionLog(self.log or "buffered")
 
     def spec(self) -> dict[str, Any]:
         return {
             "kind": "service", "name": self.name, "model": self.model.spec(), "gate": self.gate.spec(),
             "rollout": self.rollout.spec(), "monitor": self.monitor.spec(), "retrain": self.retrain.spec(),
-            "replicas": self.replicas, "log": self.log.spec() if isinstance(self.log, PredictionLog) else self.log,
+            "replicas": self.replicas or 1, "log": self.log.spec() if isinstance(self.log, PredictionLog) else self.log or "buffered",
             **({"abtest": self.abtest.spec()} if self.abtest is not None else {}),
         }  # fmt: skip
 

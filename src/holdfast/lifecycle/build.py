@@ -22,12 +22,15 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 TRAINING_SETS = "training_sets"
+OTHERS = 0.01
+"""Share of rows with another row's label that passes for corrections."""
 
 
 def _training_table(
     ws: Workspace, model: Model, *, as_of: int, thin: Callable[[pa.Table], pa.Table] | None = None
-) -> tuple[pa.Table, int]:  # fmt: skip
-    """(rows with their features and label, how many had no label yet); ``thin`` may leave out labelled rows."""
+) -> tuple[pa.Table, int, list[str]]:  # fmt: skip
+    """(rows with their features and label, how many had no label yet, what is odd about the labels); ``thin`` may leave
+    out labelled rows."""
     from holdfast.features import point_in_time
     from holdfast.training import trainingset
 
@@ -46,6 +49,7 @@ def _training_table(
     labels = read_rows(ws, model.label.source)
     spine = trainingset.join_labels(spine, labels, model.label, as_of=as_of)
     unlabelled = spine[trainingset.LABEL].null_count
+    shared = shared_labels(model, spine)
     spine = spine.filter(spine[trainingset.LABEL].is_valid())
     if spine.num_rows == 0:
         raise BadData(
@@ -63,14 +67,39 @@ def _training_table(
         *model.label.key, str(model.spine.timestamp), *([model.group] if model.group else []), *model.features.join_keys,
         *model.features.request, *model.features.columns(), trainingset.LABEL,
     ])  # fmt: skip
-    return table.select(list(keep)), unlabelled
+    return table.select(list(keep)), unlabelled, shared
+
+
+def shared_labels(model: Model, spine: pa.Table) -> list[str]:
+    """Said where rows that carry a label of their own were given another row's, because they share its key."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from holdfast.training import trainingset
+
+    label = model.label
+    if (
+        label is None
+        or model.spine is None
+        or label.source.name != model.spine.name
+        or label.column not in spine.column_names
+    ):
+        return []
+    own = spine[label.column].cast(pa.float64())
+    others = int(pc.sum(pc.not_equal(own, spine[trainingset.LABEL])).as_py() or 0)
+    if others <= OTHERS * spine.num_rows:
+        return []
+    return [
+        f"{others} of {spine.num_rows} rows of {label.source.name!r} were given the label of a later row with the same "
+        f"{' and '.join(map(repr, label.key))}; name a key that tells rows apart, hf.Label(…, key=[…])"
+    ]
 
 
 def sampled(
     ws: Workspace, model: Model, *, as_of: int, share: float, least: int
 ) -> tuple[TrainingSet, pa.Table]:  # fmt: skip
     """A training set of a share of the labelled rows, evenly spaced in time and at least ``least``; kept nowhere."""
-    table, _ = _training_table(ws, model, as_of=as_of, thin=_thinner(share, least))
+    table, *_ = _training_table(ws, model, as_of=as_of, thin=_thinner(share, least))
     return _described(model, table, features={}, datasets={}, content=""), table
 
 
@@ -101,7 +130,7 @@ def build_training_set(
     from holdfast.training import trainingset
 
     thin = None if sample is None else _thinner(sample)
-    table, unlabelled = _training_table(ws, model, as_of=as_of, thin=thin)
+    table, unlabelled, shared = _training_table(ws, model, as_of=as_of, thin=thin)
     content = ws.objects.put(trainingset.to_parquet(table))
     views = (*model.features.views, *model.features.on_demand) if model.features else ()
     versions = {v.name: v.version for v in views}
@@ -119,7 +148,7 @@ def build_training_set(
         "digest": record.digest,
         "rows": record.rows,
         "unlabelled": unlabelled,
-        "suspects": _suspects(model, table),
+        "suspects": [*shared, *_suspects(model, table)],
     }
     return outcome, effect
 

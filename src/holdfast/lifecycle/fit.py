@@ -62,6 +62,9 @@ def fit(
     except BadDefinition:
         runs.finish(ws.runs, run_id, status="FAILED", at=at)
         raise
+    except KeyboardInterrupt:
+        runs.finish(ws.runs, run_id, status="KILLED", at=at)
+        raise
     best = fitted.candidates[fitted.chosen]
     metrics = {f"tune_{k}": v for k, v in best.metrics.items()} | {"fit_seconds": fitted.seconds}
     runs.log(ws.runs, run_id, metrics=metrics, params=best.params, at=at)

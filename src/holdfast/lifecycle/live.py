@@ -62,7 +62,7 @@ def views(ws: Workspace) -> list[FeatureView]:
 
 def _before(ws: Workspace, current: Release) -> Arm | None:
     """The champion before the one that answers now."""
-    for older in reversed(release.history(ws.ledger, current.service, current.environment)):
+    for older, _ in release.champions_before(ws.ledger, current.service):
         if older.champion is not None and (
             current.champion is None or older.champion.content != current.champion.content
         ):

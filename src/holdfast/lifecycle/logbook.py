@@ -20,11 +20,13 @@ PARTS = "log_parts"
 
 
 class Checked(NamedTuple):
-    """What the seals say: parts that are as sealed, parts merged into others since, parts not sealed yet."""
+    """What the seals say: parts that are as sealed, parts merged into others since, parts not sealed yet, and segments
+    that are no parts yet and that nothing here vouches for."""
 
     sound: int
     merged: int
     open: int
+    segments: int
 
 
 def seal(ws: Workspace, service: str, *, at: int) -> int:
@@ -61,7 +63,7 @@ def verify(ws: Workspace, service: str | None = None) -> Checked:
     """
     from holdfast.serving import predictions
 
-    sound = merged = unsealed = 0
+    sound = merged = unsealed = segments = 0
     root = ws.home / "predictions"
     services = {key.partition("/")[0] for key, _ in ws.ledger.scan(PARTS)}
     if root.is_dir():
@@ -83,7 +85,8 @@ def verify(ws: Workspace, service: str | None = None) -> Checked:
                     hint=f"restore {root / name / part} from a backup",
                 )
         unsealed += len(set(present) - set(sealed))
-    return Checked(sound, merged, unsealed)
+        segments += len(predictions.unclosed(root / name)) if (root / name).is_dir() else 0
+    return Checked(sound, merged, unsealed, segments)
 
 
 def _sealed(ws: Workspace, service: str) -> dict[str, Json]:

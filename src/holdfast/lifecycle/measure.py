@@ -113,10 +113,12 @@ def check(ws: Workspace, service: Service, version: ModelVersion, *, at: int) ->
         )
     record = training_set(ws.ledger, version.training_set)
     job = f"check-{version.content[:16]}-{os.getpid()}"
-    outcome, effect = measure(
-        ws, service, name=version.name, version=version.version, record=record, cycle=job, at=at
-    )  # fmt: skip
-    shutil.rmtree(ws.path("jobs", job), ignore_errors=True)
+    try:
+        outcome, effect = measure(
+            ws, service, name=version.name, version=version.version, record=record, cycle=job, at=at
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(ws.path("jobs", job), ignore_errors=True)
     if effect is not None:
         effect(ws.ledger)
     return msgspec.convert(outcome["verdict"], Verdict)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +67,7 @@ def save(
     estimator, keep a pickle, signed with this store's key; other stores will not load it.
 
     Raises:
-        BadInput: ``X`` has no rows, or the columns do not fit it.
+        BadInput: ``X`` has no rows, is not numbers, or the columns do not fit it; the estimator is not fitted.
     """
     from holdfast import formats
     from holdfast.lifecycle.fit import made_in
@@ -74,10 +76,14 @@ def save(
     from holdfast.registry import versions
     from holdfast.training import fingerprint, runs
 
-    names = list(columns) if columns is not None else _names(X)
+    names = [str(c) for c in columns] if columns is not None else _names(X)
+    twice = next((n for at, n in enumerate(names) if n in names[:at]), None)
+    if twice is not None:
+        raise BadInput(f"two columns are called {twice!r}", hint="give each column a name of its own: columns=[…]")
     sample = _matrix(X, names)
     if not len(sample):
         raise BadInput("X has no rows", hint="give some rows like those the model will see")
+    _refuse_unfitted(estimator, sample)
     classes = list(getattr(estimator, "classes_", []))
     task = task or ("binary" if len(classes) == 2 else "multiclass" if classes else "regression")
     at = ws.clock.now()
@@ -92,7 +98,10 @@ def save(
         environment=environment,
         run_id=None,
     )
-    with tempfile.TemporaryDirectory(dir=ws.path("jobs", ".").parent, prefix=f"save-{new_id()[-6:]}-") as folder:
+    with (
+        _failed_if_it_fails(ws, run.run_id),
+        tempfile.TemporaryDirectory(dir=ws.path("jobs", ".").parent, prefix=f"save-{new_id()[-6:]}-") as folder,
+    ):
         saved = formats.save(estimator, Path(folder), sample=sample, task=task, columns=names, pickled=pickled)
         files = {
             f: FileRef(sha256=ws.objects.put_file(Path(folder) / f), size=(Path(folder) / f).stat().st_size)
@@ -111,6 +120,37 @@ def save(
     return versions.create(
         ws.ledger, name, content=content, run_id=run.run_id, source="save_model", at=at, actor=ws.actor
     )
+
+
+@contextmanager
+def _failed_if_it_fails(ws: Workspace, run_id: str) -> Iterator[None]:
+    """A run whose model could not be kept does not stay RUNNING."""
+    from holdfast.training import runs
+
+    try:
+        yield
+    except BaseException:
+        runs.finish(ws.runs, run_id, status="FAILED", at=ws.clock.now())
+        raise
+
+
+def _refuse_unfitted(estimator: Any, sample: Array) -> None:
+    """An estimator in scikit-learn's manner has to answer a row as it will be asked: as numbers in the columns' order."""
+    asked = next((getattr(estimator, name) for name in ("predict", "predict_proba") if hasattr(estimator, name)), None)
+    if asked is None and not hasattr(estimator, "forward") and not hasattr(estimator, "save_model"):
+        raise BadInput(f"{type(estimator).__name__!r} is no model", hint="give a fitted estimator")
+    if asked is None or not hasattr(estimator, "get_params"):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it may have been fitted on named columns
+            asked(sample[:1])
+    except Exception as error:
+        said = str(error).partition("\n")[0]
+        raise BadInput(
+            f"{type(estimator).__name__} cannot answer a row of X: {said}",
+            hint="fit it first, on numbers in the order of the columns: it is served without a frame around them",
+        ) from error
 
 
 def load(ws: Workspace, reference: str) -> LoadedModel:
@@ -133,17 +173,31 @@ def load(ws: Workspace, reference: str) -> LoadedModel:
 def _names(rows: Any) -> list[str]:
     if hasattr(rows, "columns"):
         return [str(c) for c in rows.columns]
-    return [f"x{i}" for i in range(np.asarray(rows).shape[1])]
+    shape = np.shape(rows)
+    if len(shape) != 2:
+        raise BadInput(f"X has the shape {shape}", hint="give rows: two dimensions, (n, columns)")
+    return [f"x{i}" for i in range(shape[1])]
+
+
+def _numbers(values: Any, what: str) -> Array:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadInput(
+            f"{what} is not numbers: {error}",
+            hint="a model takes numbers; code words as numbers before it is fitted, and empty cells as NaN",
+        ) from None
 
 
 def _matrix(rows: Any, columns: Sequence[str]) -> Array:
     """Rows as float64 (n, d): a frame is bound by column name, an array by position."""
     if hasattr(rows, "columns"):
-        missing = [c for c in columns if c not in list(rows.columns)]
+        missing = [c for c in columns if c not in [str(there) for there in rows.columns]]
         if missing:
             raise BadInput(f"the rows have no column {missing[0]!r}", hint=f"the model takes {', '.join(columns)}")
-        return np.column_stack([np.asarray(rows[c], dtype=np.float64) for c in columns])
-    matrix = np.asarray(rows, dtype=np.float64)
+        named = {str(c): c for c in rows.columns}
+        return np.column_stack([_numbers(rows[named[c]], f"column {c!r}") for c in columns])
+    matrix = _numbers(rows, "X")
     if matrix.ndim != 2 or matrix.shape[1] != len(columns):
         raise BadInput(
             f"rows of shape {matrix.shape} do not fit {len(columns)} columns",

@@ -50,6 +50,26 @@ def history(ledger: Ledger, service: str, environment: str = "production") -> li
     return [r for r in releases if r.environment == environment]
 
 
+def champions_before(ledger: Ledger, service: str) -> list[tuple[Release, bool]]:
+    """What a rollback may go back to, nearest first: (release, whether its champion was approved then). A champion that was
+    itself left by a rollback is none of it until it is deployed anew."""
+    stack: list[tuple[str, Release, bool]] = []
+    for entry in ledger.query(kind="release", subject=service, limit=100_000):
+        found = msgspec.convert(entry.body["release"], Release)
+        if found.environment != "production" or found.champion is None:
+            continue
+        content = found.champion.content
+        if entry.body.get("back"):
+            left = set()
+            while stack and stack[-1][0] != content:
+                left.add(stack.pop()[0])
+            stack = [each for each in stack if each[0] not in left]
+        if stack and stack[-1][0] == content:
+            stack.pop()
+        stack.append((content, found, bool(entry.body.get("approved"))))
+    return [(found, approved) for _, found, approved in reversed(stack[:-1])]
+
+
 def describe(release: Release | None) -> str:
     """One line: who answers, with which share."""
     if release is None or release.champion is None:
@@ -63,9 +83,10 @@ def describe(release: Release | None) -> str:
 
 
 def move(
-    tx: LedgerTransaction, change: Release, *, under: Terms, models: Iterable[str], at: int, actor: str
-) -> Release:
+    tx: LedgerTransaction, change: Release, *, under: Terms, models: Iterable[str], at: int, actor: str, back: bool = False,
+) -> Release:  # fmt: skip
     """Record a release under the next sequence, in the caller's transaction: the one function traffic is moved by.
+    ``back``: it is a rollback, and what it leaves is no way back any more.
 
     Raises:
         NotApproved: an arm enters production, or grows there, without what ``under`` asks for at this moment.
@@ -77,6 +98,7 @@ def move(
     release = msgspec.structs.replace(change, sequence=(known["sequence"] + 1 if known else 1), at=at, signature="")
     tx.put(RELEASES, key, msgspec.to_builtins(release))
     body = {"release": msgspec.to_builtins(release), "policy": under.policy, "approved": approved}
+    body |= {"back": True} if back else {}
     tx.append("release", subject=release.service, at=at, actor=actor, body=body)
     return release
 

@@ -24,7 +24,6 @@ def prediction(ws: Workspace, name: str) -> Json:
     from holdfast.monitoring.labels import LabelStore
     from holdfast.registry import versions
     from holdfast.serving import journal
-    from holdfast.training import runs
 
     row = None
     for folder in sorted((ws.home / "predictions").glob("*")):
@@ -54,7 +53,13 @@ def prediction(ws: Workspace, name: str) -> Json:
             "features": _prefixed(row, "features."),
         },
         "release": {"sequence": live.sequence, "reason": live.reason, "at": live.at} if live else None,
-        "version": {"name": model, "version": version.version, "content": version.content, "stage": version.stage},
+        "version": {
+            "name": model,
+            "version": version.version,
+            "content": version.content,
+            "stage": version.stage,
+            "source": version.source,
+        },
         "verdict": {"outcome": verdict.outcome, "at": verdict.at, "evidence": verdict.evidence} if verdict else None,
     }
     truth = LabelStore(ws.home / "labels" / service).read()
@@ -64,9 +69,7 @@ def prediction(ws: Workspace, name: str) -> Json:
         known = truth.filter(pc.equal(truth["prediction_id"], name)).to_pylist()
         out["label"] = {"value": known[-1]["value"], "at": known[-1]["at"]} if known else None
     if version.run_id:
-        run = runs.get(ws.runs, version.run_id)
-        out["run"] = {"id": run.run_id, "params": run.params, "seed": run.seed, "environment": run.environment}
-        out["commit"] = {"hash": run.code.get("commit"), "dirty": run.code.get("dirty")}
+        out |= run_of(ws, version.run_id)
     if version.training_set:
         record = build.training_set(ws.ledger, version.training_set)
         out["training_set"] = {
@@ -79,6 +82,20 @@ def prediction(ws: Workspace, name: str) -> Json:
         out["features"] = record.features
         out["datasets"] = _datasets(ws, record.datasets)
     return out
+
+
+def run_of(ws: Workspace, run_id: str) -> Json:
+    """The run a version came from, and its commit; of a run that an MLflow client logged what the client said of it."""
+    from holdfast.training import runs
+
+    try:
+        tags = ws.runs.get_run(run_id).tags
+    except NotFound:
+        return {"run": {"id": run_id, "here": False}}
+    run = runs.get(ws.runs, run_id)
+    told = {"id": run.run_id, "here": True, "params": run.params, "seed": run.seed, "environment": run.environment}
+    commit = run.code.get("commit") or tags.get("mlflow.source.git.commit")
+    return {"run": told, "commit": {"hash": commit, "dirty": run.code.get("dirty")}}
 
 
 def _datasets(ws: Workspace, hashes: dict[str, str]) -> dict[str, Json]:

@@ -3,7 +3,7 @@ line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.core.definitions import FeatureService
@@ -60,11 +60,20 @@ def online(
         BadInput: a key or request value is missing or of the wrong type; the message names it and the row.
     """
     chosen = _service(ws, service)
-    asked = [dict(row) for row in rows]
+    asked = _dicts(rows)
     if not asked:
         return []
     now = ws.clock.now() if at is None else at
     return Lookup(compile_plan(chosen), ws.online).rows(asked, at=[now] * len(asked))
+
+
+def _dicts(rows: Any) -> list[Json]:
+    listed = _table(rows).to_pylist() if hasattr(rows, "columns") else rows
+    if isinstance(listed, Iterable) and not isinstance(listed, Mapping | str):
+        listed = list(listed)
+        if all(isinstance(row, Mapping) for row in listed):
+            return [dict(row) for row in listed]
+    raise BadInput("the rows are not a list of dicts", hint='give one dict per row: [{"customer_id": 7}]')
 
 
 def _service(ws: Workspace, service: str | FeatureService) -> FeatureService:

@@ -76,7 +76,8 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     )
     for each in reports:
         report.store(workspace.ledger, each)
-        alerts.raise_for(workspace.ledger, each)
+        if each.outcome != "no data" or _is_silent(workspace, each, predictions):
+            alerts.raise_for(workspace.ledger, each)
     reports += served.watch(
         workspace, services[service_name], package, predictions, version=release.champion.version, now=now,
         redacted=set(release.log.get("redact", {})),
@@ -84,6 +85,17 @@ def tick(workspace: Workspace, service_name: str, *, now: int, deliver: bool = T
     if deliver:
         send(workspace, service_name)
     return reports
+
+
+def _is_silent(workspace: Workspace, empty: Report, predictions: pa.Table) -> bool:
+    """Whether an empty window is silence: nobody asked any version, though one was live from the window's start on. A
+    version that has only just come has an empty window too."""
+    from holdfast.monitoring import windows
+
+    first = workspace.ledger.query(kind="release", subject=empty.service, limit=1)
+    if first and first[0].at > empty.start:
+        return False
+    return not windows.cut(predictions, start=empty.start, end=empty.end).num_rows
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,7 +11,7 @@ from holdfast.core.errors import NotApproved, NotFound
 from holdfast.core.ports import LedgerTransaction
 from holdfast.core.records import Release, Rollout
 from holdfast.lifecycle import approval
-from holdfast.lifecycle.release import ABTESTS, RELEASES, ROLLOUTS, current, move, project_files
+from holdfast.lifecycle.release import ABTESTS, RELEASES, ROLLOUTS, champions_before, current, move, project_files
 from holdfast.registry.approval import Terms
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 def rollback(ws: Workspace, service: str, *, at: int, reason: str) -> Release:
-    """Give traffic back at once: end a running rollout, else return to the newest champion before that is still approved.
+    """Give traffic back at once: end a running rollout, else return to the newest champion before that is still approved,
+    and not to one that was left by a rollback itself: called twice it goes back twice.
     Its verdict may be by the rules of its own time: a way back must not wait for a gate that was changed since.
 
     Raises:
@@ -43,7 +44,7 @@ def rollback(ws: Workspace, service: str, *, at: int, reason: str) -> Release:
             target = msgspec.structs.replace(
                 live, model=earlier.model, champion=earlier.champion, challenger=None, shadow=None, reason=reason
             )
-        release = move(tx, target, under=way_back, models=[target.model], at=at, actor=ws.actor)
+        release = move(tx, target, under=way_back, models=[target.model], at=at, actor=ws.actor, back=True)
         if rollout is not None and rollout.status in ("running", "holding"):
             ended = msgspec.structs.replace(
                 rollout,
@@ -77,12 +78,11 @@ def _champion_before(
     """The newest release with another champion that may answer again, and the terms it does so under."""
     refused: list[NotApproved] = []
     champion = live.champion.content if live.champion else ""
-    for entry in ws.ledger.query(kind="release", subject=live.service, limit=100_000, newest_first=True):
-        earlier = msgspec.convert(entry.body["release"], Release)
+    for earlier, approved in champions_before(ws.ledger, live.service):
         arm = earlier.champion
-        if earlier.environment != "production" or arm is None or arm.content == champion:
+        if arm is None or arm.content == champion:
             continue
-        then = replace(under, rules=None, decision_record=False) if entry.body.get("approved") else under
+        then = replace(under, rules=None, decision_record=False) if approved else under
         try:
             approval.require(tx, [("champion", arm)], then, service=live.service, models=[earlier.model], at=at)
         except NotApproved as error:
@@ -92,6 +92,6 @@ def _champion_before(
     if refused:
         raise refused[0]
     raise NotFound(
-        f"service {live.service!r} has had no other champion than {live.model}@{live.champion.version if live.champion else ''}",
-        hint="deploy another version",
+        f"service {live.service!r} has had no other champion before {live.model}@{live.champion.version if live.champion else ''}",
+        hint="deploy another version by its name; one that a rollback left comes back so, and not by another rollback",
     )

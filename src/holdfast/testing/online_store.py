@@ -32,6 +32,9 @@ def values(store: OnlineStore, *keys: bytes) -> list[bytes | None]:
 class OnlineStoreContract:
     """What every online store must do."""
 
+    def test_it_says_whether_a_call_may_wait_for_another_machine(self, store: OnlineStore) -> None:
+        assert store.waits in (True, False)
+
     def test_clear_forgets_everything_marks_included(self, store: Any) -> None:
         store.update([([b"k"], lambda stored: [b"v"])], meta={"mark": b"1"})
         store.clear()
