@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,8 @@ def test_no_project_here(tmp_path: Path) -> None:
         ("models", "list"),
         ("audit", "verify"),
         ("loop", "cycles"),
+        ("serve", "x", "--port", "0"),
+        ("up",),
     ):
         refused(run(tmp_path, *words))
     assert not (tmp_path / ".holdfast").exists(), "a command that only reads made a store"
@@ -73,9 +77,12 @@ def test_no_project_here(tmp_path: Path) -> None:
 def test_unknown_names_offer_the_nearest(project: Path) -> None:
     refused(run(project, "train", "chrun"), "chrun", "churn")
     refused(run(project, "loop", "order", "chrun"), "churn")
+    assert run(project, "features", "apply").returncode == 0
+    refused(run(project, "loop", "cycles", "chrun"), "churn")
     refused(run(project, "deploy", "churn@1"))
     refused(run(project, "check", "churn@1"))
     refused(run(project, "nonsense"), "nonsense")
+    refused(run(project, "serve", "chrun", "--port", "0"), "chrun", "churn")
 
 
 def test_a_missing_file(project: Path) -> None:
@@ -108,6 +115,33 @@ def test_not_a_git_repository(tmp_path: Path) -> None:
     assert done.returncode == 0 and "git" in done.stderr, done.stderr
 
 
+def test_history_without_git_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a\n1\n")
+    refused(run(tmp_path, "data", "log", "x.csv", GIT_CEILING_DIRECTORIES=str(tmp_path.parent)), "git")
+
+
+@pytest.mark.parametrize(
+    "words", [("runs", "show"), ("trace",), ("run", "--experiment"), ("data", "log"), ("models", "show")]
+)
+def test_an_argument_that_is_no_utf8_is_refused_by_name(project: Path, words: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast.cli.main", *words, b"\xffx", *(["true"] if words[0] == "run" else [])],
+        cwd=project, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    refused(done)
+    assert "defect" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("runs", "list", "--limit", "x"), ("models", "show"), ("models", "show", "nope"), ("data", "status", "no/such")],
+)
+def test_a_refusal_is_json_where_json_was_asked_for(project: Path, words: tuple[str, ...]) -> None:
+    done = run(project, *words, "--json")
+    refused(done)
+    assert set(json.loads(done.stdout)["error"]) == {"code", "message", "hint"}
+
+
 def test_init_touches_nothing_that_is_there(project: Path) -> None:
     before = {p: p.read_bytes() for p in project.iterdir() if p.is_file()}
     refused(run(project, "init"), "already")
@@ -118,6 +152,7 @@ def test_bad_instants_and_numbers(project: Path) -> None:
     refused(run(project, "train", "churn", "--as-of", "yesterday"), "yesterday")
     refused(run(project, "release", "weight", "churn", "200"))
     refused(run(project, "serve", "churn", "--port", "99999"))
+    refused(run(project, "serve", "churn", "--port", "0", HOLDFAST_LOG="loud"), "loud", "debug")
 
 
 @pytest.mark.parametrize("number", ["ENOSPC", "EROFS"])
@@ -134,3 +169,22 @@ def test_a_full_or_read_only_disk(project: Path, number: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, timeout=60)
     refused(done, "full" if number == "ENOSPC" else "read-only")
     assert not list((project / "sub").glob("*.toml")), "a half-written file took its final name"
+
+
+def test_ctrl_c_while_training_says_so_and_leaves_no_run_running(project: Path) -> None:
+    import signal
+
+    path = project / DEFINITIONS
+    path.write_text(path.read_text().replace("    from sklearn", "    import time; time.sleep(120)\n    from sklearn"))
+    started = subprocess.Popen(
+        [sys.executable, "-m", "holdfast.cli.main", "train", "churn"], cwd=project, stderr=subprocess.PIPE, text=True
+    )
+    jobs = project / ".holdfast" / "jobs"
+    while started.poll() is None and not list(jobs.glob("*/fit/arrays.npz")):
+        time.sleep(0.05)
+    time.sleep(0.5)
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == 130 and "interrupted" in told and "Traceback" not in told, told
+    runs = json.loads(run(project, "runs", "list", "--json").stdout)
+    assert [r["status"] for r in runs] == ["KILLED"]

@@ -79,7 +79,7 @@ def test_audit_show(holdfast, filled):
 def test_audit_finds_a_cut_end_only_past_an_anchor_and_an_edit_always(holdfast, filled):
     anchored = holdfast("audit", "anchor", "--to", "elsewhere").stdout.strip()
     assert json.loads(holdfast("audit", "verify", "--json").stdout) == {
-        "entries": 3, "anchors": 1, "sound": True, "log_parts": {"sound": 0, "merged": 0, "open": 0},
+        "entries": 3, "anchors": 1, "sound": True, "log_parts": {"sound": 0, "merged": 0, "open": 0, "segments": 0},
     }  # fmt: skip
     connection = sqlite3.connect(filled / ".holdfast" / "ledger.db")
     connection.execute("DROP TRIGGER ledger_entries_no_delete")

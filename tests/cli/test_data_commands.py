@@ -237,3 +237,11 @@ def test_every_command_helps_and_needs_a_repository(
         status, told = call("data", name, *needed.get(name, []))
         assert status == 1 and "no data is tracked" in told and "hint:" in told, (name, told)
     assert os.listdir(tmp_path) == []
+
+
+def test_no_repository_is_begun_around_a_path_that_lies_elsewhere(root: Path, data: Call) -> None:
+    other = root.parent / "elsewhere"
+    fill(other, {"x.csv": b"a\n1\n"})
+    for words in (("add", str(other / "x.csv")), ("add", "--no-check", "../elsewhere/x.csv")):
+        refused(data, *words, says="lies outside")
+    assert sorted(p.name for p in other.iterdir()) == ["x.csv"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import click
 import pytest
 
 HEAVY = {
@@ -45,6 +47,29 @@ def test_every_command_loads_and_has_help() -> None:
         result = CliRunner().invoke(cli, [name, "--help"], catch_exceptions=False)
         assert result.exit_code == 0, name
         assert "Usage:" in result.output and line
+
+
+def _commands(command: click.Command, *path: str) -> Iterator[tuple[str, click.Command]]:
+    yield " ".join(path), command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below is not None
+            yield from _commands(below, *path, name)
+
+
+def test_every_command_and_option_says_what_it_does_in_whole_sentences() -> None:
+    from holdfast.cli.main import cli
+
+    for name, command in _commands(cli):
+        assert command.help, name
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, (name, parameter.name)
+        if isinstance(command, click.Group):
+            lines = command.get_help(click.Context(command, info_name=name)).splitlines()
+            assert not [line for line in lines if line.endswith("...") and "Usage:" not in line], name
 
 
 def test_the_public_face_is_what_all_says() -> None:

@@ -292,7 +292,8 @@ def _value(name: str, ws: Workspace, tx: Any, wish: int, function: str) -> Any:
         "waiver": Waiver(check="accuracy", by="m", reason="r", until=now + 10**9, model="fraud", version=world.TARGET),
     }  # fmt: skip
     if name == "service" and function in (
-        "current", "rollout_of", "history", "rollback", "of", "project_files", "require_no_other", "note_live_features", "cycles", "carry_on_name",
+        "current", "rollout_of", "history", "champions_before", "rollback", "of", "project_files",
+        "require_no_other", "note_live_features", "cycles", "carry_on_name",
     ):  # fmt: skip
         return "fraud"
     if name == "name" and function == "rename":

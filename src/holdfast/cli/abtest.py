@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.core.traffic import ABTest
 
 
-@click.group()
+@click.group(cls=Group)
 def abtest() -> None:
     """Compare a challenger with the champion by a test that may be looked at any time."""
 
@@ -158,7 +159,7 @@ def look(service: str, as_json: bool) -> None:
 
 @abtest.command()
 @click.argument("service")
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 @json_option
 def stop(service: str, reason: str, as_json: bool) -> None:
     """End the running test of SERVICE; all traffic goes to the champion."""

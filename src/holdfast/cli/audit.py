@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 ANCHORS = "anchors.jsonl"
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """Verify the ledger's hash chain; show entries; anchor its end."""
 
@@ -55,6 +56,7 @@ def verify(anchors: tuple[str, ...], as_json: bool) -> None:
         if any(parts):
             click.echo(
                 f"prediction log: {parts.sound} sealed parts unaltered, {parts.merged} merged since, {parts.open} not sealed yet"
+                + (f"; {parts.segments} segments still open, which no seal covers" if parts.segments else "")
             )
 
     told = {"entries": count, "anchors": len(known), "sound": True, "log_parts": parts._asdict()}

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     help="Held-out rows (CSV, parquet), for a version without a training set here.",
 )
 @click.option("--label", help="The column of --data that holds the truth.")
-@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
+@click.option(
+    "--task",
+    type=click.Choice(["binary", "multiclass", "regression"]),
+    default="binary",
+    show_default=True,
+    help="What the model answers; for --data.",
+)
 @click.option(
     "--rule", "rules", multiple=True, help="With --data, a rule where no service declares a gate: accuracy>=0.9."
 )
@@ -71,7 +77,7 @@ def check(
         if not owners and not (data and rules):
             raise NotFound(
                 f"no service of the project has a gate for {found.name!r}",
-                hint="declare one with hf.Service(gate=hf.Gate(…))",
+                hint="declare one with hf.Service(gate=hf.Gate(…)), or name rules: --data FILE --label COLUMN --rule 'accuracy>=0.9'",
             )
         if data is not None:
             if label is None:

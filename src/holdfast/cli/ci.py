@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import say
 
 STEPS = """holdfast data check
@@ -66,7 +67,7 @@ gate:
 """
 
 
-@click.group()
+@click.group(cls=Group)
 def ci() -> None:
     """Workflows for GitHub Actions and GitLab."""
 

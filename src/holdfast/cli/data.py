@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, progress, say, table
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ MOVES = {
 }
 
 
-class _Data(click.Group):
+class _Data(Group):
     """Loads the moving commands only when one is called, for status has to be quick."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -82,6 +83,7 @@ def _add(target: Path, no_check: bool) -> DatasetVersion:
     member = _add_member(target)
     if member is not None:
         return member
+    _refuse_elsewhere(target)
     root = repository.project_at(target.absolute().parent)
     if not repository.in_git(target.absolute().parent):
         say(
@@ -93,6 +95,22 @@ def _add(target: Path, no_check: bool) -> DatasetVersion:
         if root is not None:
             return _admit(root, target, report)
         return _checked_add(target, report)
+
+
+def _refuse_elsewhere(target: Path) -> None:
+    """A repository is begun where somebody works, never around a path that lies elsewhere."""
+    import os
+
+    from holdfast.core.errors import BadInput
+    from holdfast.data import repository
+
+    here, place = Path.cwd(), Path(os.path.abspath(target))  # noqa: PTH100 - links in it stay
+    top = repository.project_at(here) or repository.git_top(here) or here
+    if repository.find(place.parent) is None and not place.is_relative_to(top):
+        raise BadInput(
+            f"{target} lies outside {top}, and in no repository",
+            hint="copy it here, or bring it in with `holdfast data import-url`",
+        )
 
 
 def _add_member(target: Path) -> DatasetVersion | None:
@@ -255,7 +273,8 @@ def status(targets: tuple[Path, ...], granular: bool, cloud: bool, remote: str |
             for line in states.in_words(why):
                 click.echo(f"{stage}: {line}")
         for entry in aside:
-            click.echo(f"quarantine: {entry.name}: {entry.path}: {'; '.join(entry.why)}")
+            named = all(why.startswith(entry.path) for why in entry.why)
+            click.echo(f"quarantine: {entry.name}: {'' if named else entry.path + ': '}{'; '.join(entry.why)}")
         if not changed and not aside and not staged:
             click.echo("Data is as its pointers say.")
 

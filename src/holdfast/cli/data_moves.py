@@ -195,6 +195,8 @@ def diff(target: Path, before: str, after: str | None, key: str | None, as_json:
                 click.echo(f"{mark} {name}")
         if found.table is not None:
             _show_table(found.table)
+        if found.unread is not None:
+            say(f"the rows were not compared: {found.unread}")
         if not (found.added or found.changed or found.removed):
             click.echo("the same")
 

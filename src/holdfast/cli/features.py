@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, progress, say, table
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 
-@click.group()
+@click.group(cls=Group)
 def features() -> None:
     """Define features once; the same in training and serving."""
 
@@ -184,6 +185,7 @@ def _instant(text: str | None) -> int | None:
 @json_option
 def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_json: bool) -> None:
     """Bring files into the online store (all VIEWS when none is named). Stop it and run it again: it goes on."""
+    from holdfast.core.identity import iso
     from holdfast.lifecycle import ingest
     from holdfast.workspace import Workspace
 
@@ -204,6 +206,11 @@ def materialize(views: tuple[str, ...], start: str | None, end: str | None, as_j
         )
         for why in sorted({f["kept_out"] for f in found if f["kept_out"]}):
             say(f"kept out: {why}")
+        for f in found:
+            if not f["rows"] and not f["skipped"] and f["start"] is not None:
+                say(
+                    f"notice: the source of {f['view']!r} has no event from {iso(f['start'])} to {iso(f['end'])}; no value reaches further back"
+                )
 
     emit(found, as_json=as_json, text=text)
 
@@ -331,7 +338,13 @@ def get(service: str, spine: str | None, timestamp: str | None, as_of: str | Non
 @click.argument("service")
 @click.option("--since", help="Predictions requested from this instant on.")
 @click.option("--until", help="Predictions requested before this instant.")
-@click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
+@click.option(
+    "--environment",
+    type=click.Choice(["production", "staging"]),
+    default="production",
+    show_default=True,
+    help="Whose predictions.",
+)
 @click.option("--tolerance", type=float, default=1e-9, show_default=True, help="Relative, for floating features.")
 @json_option
 def verify(

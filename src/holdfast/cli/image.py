@@ -166,13 +166,13 @@ def _build(folder: Path, tag: str) -> None:
 @click.argument("service")
 @click.argument("target", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--image", "reference", required=True, help="The image to run.")
-@click.option("--namespace", default="default", show_default=True)
-@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True)
+@click.option("--namespace", default="default", show_default=True, help="Kubernetes namespace.")
+@click.option("--replicas", type=click.IntRange(1, 1000), default=2, show_default=True, help="Pods.")
 @click.option(
     "--most", type=click.IntRange(1, 1000), default=8, show_default=True, help="Replicas the autoscaler may go to."
 )
-@click.option("--cpu", default="1", show_default=True)
-@click.option("--memory", default="512Mi", show_default=True)
+@click.option("--cpu", default="1", show_default=True, help="CPU of each pod, in Kubernetes' words.")
+@click.option("--memory", default="512Mi", show_default=True, help="Memory of each pod, in Kubernetes' words.")
 def manifests(
     service: str, target: Path, reference: str, namespace: str, replicas: int, most: int, cpu: str, memory: str
 ) -> None:

@@ -58,6 +58,7 @@ def init(folder: Path | None, name: str | None) -> None:
     """Scaffold a project in FOLDER (the current one by default): settings, definitions, a small table of made-up events,
     all of which runs as it is. Nothing that is already there is touched."""
     import re
+    import shlex
 
     from holdfast.core import files
     from holdfast.core.errors import Conflict
@@ -84,9 +85,9 @@ def init(folder: Path | None, name: str | None) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             files.write(target, text.encode())
             say(f"wrote {target.relative_to(root)}")
-    where = "" if root == Path.cwd() else f"cd {root} && "
+    where = "" if root == Path.cwd() else f"cd {shlex.quote(str(root))} && "
     say(
-        f"next: {where}git init && holdfast data add data/events.csv && holdfast train {name} && holdfast check {name}@latest"
+        f"next: {where}git init -q && holdfast data add data/events.csv && holdfast train {name} && holdfast check {name}@latest"
     )
 
 

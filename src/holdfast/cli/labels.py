@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, progress, say, table
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 BATCH = 50_000
 
 
-@click.group()
+@click.group(cls=Group)
 def labels() -> None:
     """Add and count the truth for predictions."""
 

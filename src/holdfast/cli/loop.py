@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 
-@click.group()
+@click.group(cls=Group)
 def loop() -> None:
     """The automatic loop: monitors, retraining, rollouts."""
 
@@ -77,6 +78,8 @@ def list_cycles(service: str | None, as_json: bool) -> None:
 
     with Workspace.open(create=False) as ws:
         found = looping.cycles(ws.ledger, service)
+        if service and not found:
+            services_of(ws, (service,))
     rows = [(c.id[:10], c.service, iso(c.started), c.order.trigger, c.version, c.status, c.reason[:70]) for c in found]
     emit(
         found,
@@ -87,7 +90,7 @@ def list_cycles(service: str | None, as_json: bool) -> None:
 
 @loop.command()
 @click.argument("service")
-@click.option("--reason", default="asked by hand", show_default=True)
+@click.option("--reason", default="asked by hand", show_default=True, help="Why; kept in the ledger.")
 def order(service: str, reason: str) -> None:
     """Order a retraining of SERVICE now; the controller takes it up."""
     from holdfast.lifecycle import loop as looping

@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 import threading
+import warnings
 from typing import Any
 
 import click
@@ -43,7 +44,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "trace": ("trace", "trace", "From one prediction back to data bytes and git commit."),
     "why": ("trace", "why", "Why a cycle ran and how it ended."),
     "backtest": ("backtest", "backtest", "Replay the retraining policy over the ledger with other settings."),
-    "server": ("server", "server", "The control plane: MLflow's protocol, registry, console."),
+    "server": ("server", "server", "The control plane: MLflow's protocol, tracking and registry."),
     "up": ("up", "up", "Everything on this machine: server, replicas, features, loop."),
     "image": ("image", "image", "Write and build a container context for a version."),
     "manifests": ("image", "manifests", "Write Kubernetes and compose files for a service."),
@@ -122,15 +123,28 @@ def _leave(status: int) -> None:
     os._exit(status)
 
 
+def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+    """A notice is talk, and where in our source it was said is nobody's business."""
+    return (
+        f"notice: {message}\n" if category.__name__ == "Notice" else _format(message, category, filename, lineno, line)
+    )
+
+
+_format = warnings.formatwarning
+
+
 def _run(argv: list[str] | None) -> int:
     status = 0
+    warnings.formatwarning = _plain
     try:
         result = cli.main(args=argv, prog_name="holdfast", standalone_mode=False)
         status = result if isinstance(result, int) else 0
     except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
         status = 130
     except click.ClickException as error:
         error.show()
+        _as_json("HF100", error.format_message(), None)
         status = 1
     except click.exceptions.Exit as stop:
         status = 1 if stop.exit_code == 2 else stop.exit_code
@@ -143,21 +157,28 @@ def _run(argv: list[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         status = _tell_os(error)
+    except UnicodeEncodeError as error:
+        status = _tell_words(error)
     except Exception as error:  # noqa: BLE001  (the last line: what is left is our defect)
         status = _tell_bug(error)
     return status
 
 
 def _tell(error: HoldfastError) -> int:
-    """Print an error for people, or as JSON where the caller asked for JSON."""
-    if "--json" in sys.argv:
-        import msgspec
-
-        click.echo(msgspec.json.encode(error.as_dict()).decode())
+    """Print an error for people, and as JSON where the caller asked for JSON."""
+    _as_json(error.number, error.message, error.hint)
     click.echo(f"error[{error.number}]: {error.message}", err=True)
     if error.hint:
         click.echo(f"  hint: {error.hint}", err=True)
     return error.exit_code
+
+
+def _as_json(number: str, message: str, hint: str | None) -> None:
+    if "--json" in sys.argv:
+        import json
+
+        text = json.dumps({"error": {"code": number, "message": message, "hint": hint}}, ensure_ascii=False)
+        click.echo(text.encode(errors="backslashreplace").decode())
 
 
 def _tell_os(error: OSError) -> int:
@@ -173,10 +194,23 @@ def _tell_os(error: OSError) -> int:
         errno.ENOENT: "check the path",
         errno.EADDRINUSE: "something else listens there: choose another --port",
     }
-    where = f": {error.filename}" if error.filename else ""
-    click.echo(f"error[HF150]: {error.strerror or error}{where}", err=True)
-    click.echo(f"  hint: {mends.get(error.errno or 0, 'see the message above')}", err=True)
+    message = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    hint = mends.get(error.errno or 0, "see the message above")
+    _as_json("HF150", message, hint)
+    click.echo(f"error[HF150]: {message}", err=True)
+    click.echo(f"  hint: {hint}", err=True)
     return 1
+
+
+def _tell_words(error: UnicodeEncodeError) -> int:
+    """Bytes of the command line that are no UTF-8 (Python keeps them as lone surrogates) fit into no name or record."""
+    odd = [word for word in sys.argv[1:] if any("\udc80" <= c <= "\udcff" for c in word)]
+    if not odd:
+        return _tell_bug(error)
+    from holdfast.core.errors import BadInput
+
+    hint = "write it in UTF-8; files of such a name have to be renamed first"
+    return _tell(BadInput(f"{odd[0]!a} is not UTF-8 text", hint=hint))
 
 
 def _tell_bug(error: Exception) -> int:

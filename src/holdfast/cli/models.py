@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def terms_of(workspace: Workspace, name: str) -> Terms:
     return terms_for(services, name, workspace.settings.gate.policy)
 
 
-@click.group()
+@click.group(cls=Group)
 def models() -> None:
     """List, inspect and move approvals of model versions."""
 
@@ -278,7 +279,11 @@ def stage(reference: str, stage: str, keep_others: bool, reason: str, as_json: b
 @models.command()
 @click.argument("reference")
 @click.option(
-    "--to", type=click.Choice(["Staging", "Production"], case_sensitive=False), default="Production", show_default=True
+    "--to",
+    type=click.Choice(["Staging", "Production"], case_sensitive=False),
+    default="Production",
+    show_default=True,
+    help="The stage.",
 )
 @reason_option
 @json_option
@@ -407,7 +412,13 @@ def trust(what: str, remove: bool, reason: str, as_json: bool) -> None:
 )
 @click.option("--label", help="A column of --data that is the truth and no input.")
 @click.option("--timestamp", help="A column of --data that says when; drift is then measured against these days.")
-@click.option("--task", type=click.Choice(["binary", "multiclass", "regression"]), default="binary", show_default=True)
+@click.option(
+    "--task",
+    type=click.Choice(["binary", "multiclass", "regression"]),
+    default="binary",
+    show_default=True,
+    help="What the model answers.",
+)
 @click.option("--threshold", type=click.FloatRange(0, 1), help="Where a binary model says 1.  [default: 0.5]")
 @json_option
 def package(

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say, table
 
 if TYPE_CHECKING:
     from holdfast.core.records import Report, Signal
 
 
-@click.group()
+@click.group(cls=Group)
 def monitor() -> None:
     """Run monitors now; show reports, drift and alerts."""
 
@@ -32,6 +34,29 @@ def run(service: str, at: str | None, as_json: bool) -> None:
         reports = watch.tick(workspace, service, now=now)
     emit(reports, as_json=as_json, text=lambda: _draw(reports))
     if any(r.outcome == "alarm" for r in reports):
+        raise SystemExit(1)
+
+
+@monitor.command()
+@click.argument("service")
+@click.argument("targets", nargs=-1, required=True, metavar="FOLDER...", type=click.Path(path_type=Path))
+@json_option
+def collect(service: str, targets: tuple[Path, ...], as_json: bool) -> None:
+    """Bring home what containers logged: predictions and labels of SERVICE from FOLDERs, each a copy of (or the mounted)
+    .holdfast of a container. What was taken before is not taken again. Exits with 1 when a file could not be read."""
+    from holdfast.lifecycle import collected
+    from holdfast.workspace import Workspace
+
+    with Workspace.open(create=False) as workspace:
+        found = collected.collect(workspace, service, targets, at=workspace.clock.now())
+
+    def text() -> None:
+        click.echo(f"{found.rows} predictions from {found.files} files, {found.labels} labels")
+        for path, problem in found.problems.items():
+            say(f"left where it is: {path}: {problem}")
+
+    emit(found._asdict(), as_json=as_json, text=text)
+    if found.problems:
         raise SystemExit(1)
 
 
@@ -149,7 +174,7 @@ def outliers(service: str, last: str, as_json: bool) -> None:
 
 @monitor.command()
 @click.argument("service")
-@click.option("--environment", default="production", show_default=True)
+@click.option("--environment", default="production", show_default=True, help="Whose processes.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1, max=60), default=1.0, show_default=True, help="Time between two looks."
 )
@@ -309,7 +334,7 @@ def _list(found: list[Report], service: str) -> None:
 def _draw(found: list[Report], *, every: bool = False) -> None:
     for report in found:
         click.secho(
-            f"{report.kind} of {report.service}@{report.version or '–'}: {report.outcome}",
+            f"{report.kind} of {report.service}{f'@{report.version}' if report.version else ''}: {report.outcome}",
             bold=True,
             fg={"alarm": "red", "ok": "green"}.get(report.outcome, "yellow"),
         )

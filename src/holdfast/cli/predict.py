@@ -24,7 +24,13 @@ if TYPE_CHECKING:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Rows: .json or .jsonl.",
 )
-@click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
+@click.option(
+    "--environment",
+    type=click.Choice(["production", "staging"]),
+    default="production",
+    show_default=True,
+    help="Which of its servers.",
+)
 @click.option("--url", help="Where the service answers.  [default: the one running in this project]")
 @click.option("--key", help="Routing key.")
 @click.option("--token", envvar="HOLDFAST_TOKEN", help="Access token.")

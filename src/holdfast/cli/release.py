@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say
 
 if TYPE_CHECKING:
     from holdfast.core.definitions import Service
-    from holdfast.core.records import ModelVersion
+    from holdfast.core.records import ModelVersion, Rollout
     from holdfast.workspace import Workspace
 
 
@@ -38,7 +39,14 @@ def _service_of_model(ws: Workspace, version: ModelVersion, wanted: str | None) 
 @click.command()
 @click.argument("version")
 @click.option("--service", help="Which service, where several serve this model.")
-@click.option("--to", "goal", type=click.Choice(["staging", "production"]), default="production", show_default=True)
+@click.option(
+    "--to",
+    "goal",
+    type=click.Choice(["staging", "production"]),
+    default="production",
+    show_default=True,
+    help="How far.",
+)
 @click.option(
     "--env",
     "where",
@@ -51,6 +59,7 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
     from holdfast.cli.serve import python_for
     from holdfast.core.errors import NotApproved
     from holdfast.lifecycle import adopt, rollouts, staged
+    from holdfast.lifecycle import release as releasing
     from holdfast.registry import package as packages
     from holdfast.registry import versions
     from holdfast.serving import environment
@@ -61,7 +70,13 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
         adopt.require_package(ws, found)
         owner = _service_of_model(ws, found, service)
         now = ws.clock.now()
+        if goal == "production" and _answers_already(ws, owner.name, found):
+            there = {"version": f"{found.name}@{found.version}", "production": "already"}
+            emit(there, as_json=as_json, text=lambda: click.echo(f"{there['version']}: in production already"))
+            return
         if goal == "production":
+            with ws.ledger.transaction() as tx:
+                releasing.require_no_other(tx, owner.name)  # before staging is moved, too
             _fits_beside(ws, owner.name, found)
         package = packages.load(ws.objects, found.content)
         if (where or ws.settings.serve.environment) == "auto":
@@ -76,6 +91,7 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
             raise NotApproved(f"smoke test failed: {problems[0]}", hint="the staging server's log has the rest")
         say(f"smoke test passed: {evidence.n} golden rows")
         result: dict[str, Any] = {"version": f"{found.name}@{found.version}", "staging": "passed smoke"}
+        rollout: Rollout | None = None
         if goal == "production":
             rollouts.begin(ws, owner, found, at=now)
             rollout = rollouts.advance(ws, owner, now=now)
@@ -84,7 +100,18 @@ def deploy(version: str, service: str | None, goal: str, where: str | None, as_j
                 say(f"rollout {rollout.status}: {rollout.reason or 'begun'}")
             if rollout is not None and rollout.status == "running":
                 say(f"`holdfast loop run {owner.name}` moves it on; `holdfast release status {owner.name}` shows it")
-    emit(result, as_json=as_json, text=lambda: click.echo(f"{result['version']}: {goal}"))
+    moving = goal == "production" and rollout is not None and rollout.status in ("running", "holding")
+    end = f"rollout to production {rollout.status}" if moving and rollout is not None else goal
+    emit(result, as_json=as_json, text=lambda: click.echo(f"{result['version']}: {end}"))
+
+
+def _answers_already(ws: Workspace, service: str, version: ModelVersion) -> bool:
+    """Whether exactly this is the champion, and nothing is under way that would change it."""
+    from holdfast.lifecycle import release as releasing
+
+    live, rollout = releasing.current(ws.ledger, service, "production"), releasing.rollout_of(ws.ledger, service)
+    under_way = rollout is not None and rollout.status in ("running", "holding")
+    return live is not None and live.champion is not None and live.champion.content == version.content and not under_way
 
 
 def _fits_beside(ws: Workspace, service: str, version: ModelVersion) -> None:
@@ -99,7 +126,7 @@ def _fits_beside(ws: Workspace, service: str, version: ModelVersion) -> None:
         environment.together(mine, theirs)
 
 
-class _Release(click.Group):
+class _Release(Group):
     """Loads the A/B commands when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -145,7 +172,7 @@ def status(service: str, as_json: bool) -> None:
 @release.command()
 @click.argument("service")
 @click.argument("percent", type=click.FloatRange(0, 100))
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 def weight(service: str, percent: float, reason: str) -> None:
     """Give the running challenger of SERVICE this share of traffic."""
     from holdfast.lifecycle import release as releasing
@@ -159,8 +186,14 @@ def weight(service: str, percent: float, reason: str) -> None:
 @release.command()
 @click.argument("service")
 @click.argument("replicas", type=click.IntRange(1, 64))
-@click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
-@click.option("--reason", default="by hand", show_default=True)
+@click.option(
+    "--environment",
+    type=click.Choice(["production", "staging"]),
+    default="production",
+    show_default=True,
+    help="Which of its servers.",
+)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 @click.option("--timeout", type=float, default=90.0, show_default=True, help="Seconds to wait for it.")
 def scale(service: str, replicas: int, environment: str, reason: str, timeout: float) -> None:
     """Change how many replicas of SERVICE `holdfast serve` runs on this machine; nobody's request is dropped."""
@@ -208,7 +241,7 @@ def _serving(ws: Workspace, service: str, environment: str) -> dict[str, Any]:
 
 @release.command()
 @click.argument("service")
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 def promote(service: str, reason: str) -> None:
     """Make the running challenger of SERVICE its champion now."""
     from holdfast.lifecycle import rollouts
@@ -221,7 +254,7 @@ def promote(service: str, reason: str) -> None:
 
 @release.command()
 @click.argument("service")
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 def abort(service: str, reason: str) -> None:
     """End the running rollout of SERVICE; all traffic goes back to the champion."""
     from holdfast.lifecycle import rollouts
@@ -244,7 +277,7 @@ def _rollback(service: str, reason: str, as_json: bool) -> None:
 
 @release.command("rollback")
 @click.argument("service")
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 @json_option
 def release_rollback(service: str, reason: str, as_json: bool) -> None:
     """Give traffic of SERVICE back: end a rollout, else return to the champion before."""
@@ -253,7 +286,7 @@ def release_rollback(service: str, reason: str, as_json: bool) -> None:
 
 @click.command()
 @click.argument("service")
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept in the ledger.")
 @json_option
 def rollback(service: str, reason: str, as_json: bool) -> None:
     """Give traffic of SERVICE back to the last good release at once (the same as `release rollback`)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, table
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.workspace import Workspace
 
 
-@click.group()
+@click.group(cls=Group)
 def runs() -> None:
     """List, show, compare and plot tracked runs."""
 
@@ -26,7 +27,7 @@ def runs() -> None:
     "--filter", "where", default="", help="MLflow's filter, like: metrics.roc_auc > 0.8 AND params.depth = '3'"
 )
 @click.option("--order", multiple=True, help="Sort key, like: metrics.roc_auc DESC")
-@click.option("--limit", type=click.IntRange(1, 50_000), default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 50_000), default=50, show_default=True, help="At most so many.")
 @json_option
 def list_(experiment: str | None, where: str, order: tuple[str, ...], limit: int, as_json: bool) -> None:
     """List runs, the newest first."""

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 @click.option("--replicas", type=click.IntRange(1, 64), help="Serving processes.  [default: the service's, or [serve]]")
 @click.option("--host", help="Address to listen on; anything but loopback needs a token.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.  [default: 8080]")
-@click.option("--environment", type=click.Choice(["production", "staging"]), default="production", show_default=True)
+@click.option(
+    "--environment",
+    type=click.Choice(["production", "staging"]),
+    default="production",
+    show_default=True,
+    help="Whose release to answer with.",
+)
 @click.option("--log", "log_mode", type=click.Choice(["durable", "buffered"]), help="When the prediction log promises.")
 @click.option("--replay", is_flag=True, help="Take each row's time from the request (replays of the past only).")
 @click.option(
@@ -46,27 +52,31 @@ def serve(
 ) -> None:
     """Answer predictions for SERVICE with whatever its release says. Runs until told to stop."""
     import asyncio
-    import logging
     import os
     import sys
 
     import msgspec
 
+    from holdfast.core.errors import NotFound
     from holdfast.core.identity import check_name
+    from holdfast.core.project import require_root
     from holdfast.core.traffic import size_bytes
-    from holdfast.server import access
-    from holdfast.serving import balancer, fleet, limits
+    from holdfast.server import access, logs
+    from holdfast.serving import balancer, fleet, limits, release_file
     from holdfast.workspace import Workspace
 
     check_name(service, "service")
-    logging.basicConfig(
-        level=os.environ.get("HOLDFAST_LOG", "INFO"), format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logs.begin()
+    require_root()
     with Workspace.open() as workspace:
         settings = workspace.settings.serve
         declared = _declared(workspace, service)
-        count = replicas or declared.get("replicas") or settings.replicas
-        mode = log_mode or declared.get("log") or settings.prediction_log
+        released = release_file.path(workspace.path("releases", "."), service, environment).exists()
+        known = declared.get("services")
+        if known and service not in known and not released:
+            raise NotFound.among("service", service, known)
+        count = replicas or declared.get("replicas") or _set_or(workspace, "replicas", 1, declared)
+        mode = log_mode or declared.get("log") or _set_or(workspace, "prediction_log", "buffered", declared)
         bind = host or settings.host
         tokens = [access.of(settings.token)] if settings.token else []
         rules = access.Access(
@@ -140,6 +150,8 @@ def serve(
             )
             many = "s" if count > 1 else ""
             say(f"ready: {service} ({environment}) at {address}, {count} replica{many}; predictions are logged {when}")
+            if not released:
+                say(f"nothing is released in {environment} yet: requests are answered 503 until `holdfast deploy` has")
 
         try:
             try:
@@ -151,6 +163,12 @@ def serve(
         finally:
             run_file.unlink(missing_ok=True)
             wish.unlink(missing_ok=True)
+
+
+def _set_or(workspace: Workspace, name: str, plain: Any, declared: dict[str, Any]) -> Any:
+    """A setting of [serve] somebody made; of a declared service that says nothing ``plain``, else the setting's default."""
+    made = workspace.loaded.origins[f"serve.{name}"] != "default"
+    return getattr(workspace.settings.serve, name) if made or "deadline" not in declared else plain
 
 
 def _python(workspace: Workspace, service: str, environment: str) -> str:
@@ -222,10 +240,11 @@ def _declared(workspace: Workspace, service: str) -> dict[str, Any]:
             found = project.services.get(service)
             if found is not None:
                 answer = {
-                    "replicas": found.replicas, "log": found.prediction_log.mode, "memory": found.memory,
+                    "replicas": found.replicas, "log": found.prediction_log.mode if found.log else None, "memory": found.memory,
                     "deadline": duration_us(found.deadline) / 1e6,
                 }  # fmt: skip
             answer["steps"] = service in project.steps
+            answer["services"] = list(project.services)
         except BaseException:  # noqa: BLE001, S110 - a model can be served without definitions that run
             pass
         os.write(writer, msgspec.json.encode(answer))

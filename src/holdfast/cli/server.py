@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from holdfast.cli.group import Group
 from holdfast.cli.output import emit, json_option, say, table
 
 
-@click.group(invoke_without_command=True)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 picks a free one.")
 @click.pass_context
@@ -43,7 +44,11 @@ def server(ctx: click.Context, host: str | None, port: int | None) -> None:
 @server.command()
 @click.argument("name")
 @click.option(
-    "--role", type=click.Choice(["read", "predict", "write", "approve", "admin"]), default="read", show_default=True
+    "--role",
+    type=click.Choice(["read", "predict", "write", "approve", "admin"]),
+    default="read",
+    show_default=True,
+    help="What it may do; write, approve and admin may do all before them too.",
 )
 @json_option
 def token(name: str, role: str, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def status(as_json: bool) -> None:
                 "production": release.describe(live),
                 "approved": _approved(ws, name),
                 "rollout": f"@{rollout.version} {rollout.status}" if rollout else None,
-                "last_cycle": f"{cycles[-1].status}: {cycles[-1].reason}" if cycles else None,
+                "last_cycle": ": ".join(filter(None, (cycles[-1].status, cycles[-1].reason))) if cycles else None,
             })  # fmt: skip
         models: list[dict[str, Any]] = [
             {"model": m.name, "versions": m.last, "aliases": m.aliases} for m in versions.list_models(ws.ledger)

@@ -36,10 +36,12 @@ def _draw(found: dict[str, Any]) -> None:
     if found["verdict"]:
         _line("verdict", f"{found['verdict']['outcome']}  {iso(found['verdict']['at'])}")
     if found.get("run"):
-        _line(
-            "run",
-            f"{found['run']['id']}  seed {found['run']['seed']}  environment {str(found['run']['environment'])[:16]}…",
-        )
+        r = found["run"]
+        known = [f"seed {r['seed']}"] if r.get("seed") is not None else []
+        known += [f"environment {r['environment'][:16]}…"] if r.get("environment") else []
+        _line("run", "  ".join([r["id"], *known] if r["here"] else [r["id"], "is not in this store"]))
+    elif v["source"]:
+        _line("made from", f"{v['source']}, without a run")
     if found.get("training_set"):
         t = found["training_set"]
         _line("training set", f"{t['digest'][:16]}…  {t['rows']:,} rows  {iso(t['start'])} – {iso(t['end'])}")
@@ -50,7 +52,7 @@ def _draw(found: dict[str, Any]) -> None:
             _line("  dataset", f"{name}  sha256 {data['sha256'][:16]}…{more}")
     if found.get("commit"):
         dirty = "  (with uncommitted changes)" if found["commit"]["dirty"] else ""
-        _line("git commit", f"{found['commit']['hash'] or 'none: not a git repository'}{dirty}")
+        _line("git commit", f"{found['commit']['hash'] or 'none was recorded'}{dirty}")
 
 
 def _line(name: str, text: str) -> None:
