@@ -19,7 +19,7 @@ from tests.data.conftest import commit, content, fill
 
 from holdfast.core import files as durable
 from holdfast.data import cache as caches
-from holdfast.data import checkout, gc, pointers, snapshot, status, transfer
+from holdfast.data import checkout, gc, pointers, repository, snapshot, status, transfer
 from holdfast.data.repository import Repository
 
 VICTIM = """
@@ -36,6 +36,12 @@ print("ready", flush=True)
 while True:
     if sys.argv[1] == "add":
         (Path("data") / f"{random.randrange(50)}.bin").write_bytes(random.randbytes(3000))
+        os.write(told, (snapshot.add(repo.root, Path("data")).md5 + "\\n").encode())
+    elif sys.argv[1] == "link":
+        shutil.rmtree(repo.cache, ignore_errors=True); shutil.rmtree(repo.state, ignore_errors=True)
+        shutil.rmtree("data"); os.mkdir("data")
+        for at in range(50):
+            (Path("data") / f"{at}.bin").write_bytes(random.randbytes(3000))
         os.write(told, (snapshot.add(repo.root, Path("data")).md5 + "\\n").encode())
     elif sys.argv[1] == "push":
         os.ftruncate(told, 0)
@@ -54,7 +60,7 @@ while True:
         gc.collect(repo)
         transfer.fetch(repo)
 """
-VERBS = ["add", "push", "pull", "checkout", "gc"]
+VERBS = ["add", "link", "push", "pull", "checkout", "gc"]
 MANY = int(os.environ.get("HOLDFAST_DATA_KILLS", "100"))
 
 
@@ -88,6 +94,10 @@ def test_killed_anywhere(repo: Repository, verb: str, by: str, rounds: int) -> N
     commit(root, "two")
     shutil.copy(root / "data.dvc", root.parent / "two")
     transfer.push(repo)
+    if verb == "link":
+        with (repo.dvc / "config").open("a") as config:
+            config.write("[cache]\n    type = hardlink\n")
+        repo = repository.open_at(root)
     versions = [str(root.parent / name) for name in ("one", "two")]
     landed = 0
     for _ in range(rounds):
@@ -110,6 +120,12 @@ def test_killed_anywhere(repo: Repository, verb: str, by: str, rounds: int) -> N
             # The pointer names the last acknowledged version, or the one that was about to be.
             whole(cache, out.md5)
             snapshot.add(root, Path("data"))
+        if verb == "link":
+            # The victim makes the folder anew and forgets the cache; it may be found doing so.
+            (root / "data").mkdir(exist_ok=True)
+            version = snapshot.add(root, Path("data"))
+            whole(cache, str(version.md5))
+            assert all(p.stat().st_nlink == 2 for p in (root / "data").iterdir() if p.stat().st_size)
         if verb == "push":
             assert out is not None
             if told:
@@ -134,21 +150,24 @@ def test_killed_anywhere(repo: Repository, verb: str, by: str, rounds: int) -> N
     assert verb != "add" or rounds < 10 or landed
 
 
-@pytest.mark.parametrize("verb", ["add", "push", "fetch"])
+@pytest.mark.parametrize("verb", ["add", "add by link", "push", "fetch"])
 @pytest.mark.parametrize("count", [3, 40])
 def test_no_object_has_its_name_before_its_bytes_are_on_the_disk_and_the_pointer_comes_last(
     repo: Repository, verb: str, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill cannot show what a power cut would take: here each sync is watched instead."""
+    if verb == "add by link":
+        (repo.dvc / "config").write_text("[cache]\n    type = hardlink\n")
+        repo = repository.open_at(repo.root)
     fill(repo.root / "data", {f"{i}.bin": os.urandom(100) for i in range(count)})
-    if verb != "add":
+    if not verb.startswith("add"):
         snapshot.add(repo.root, Path("data"))
     if verb == "fetch":
         transfer.push(repo)
         shutil.rmtree(repo.cache)
     synced: set[int] = set()
     named: list[str] = []
-    rename, sync = os.rename, durable.sync
+    rename, link, sync = os.rename, os.link, durable.sync
 
     def watched_sync(descriptor: int) -> None:
         synced.add(os.fstat(descriptor).st_ino)
@@ -164,6 +183,12 @@ def test_no_object_has_its_name_before_its_bytes_are_on_the_disk_and_the_pointer
             named.append(str(target))
         rename(source, target)
 
+    def watched_link(source: str, target: str) -> None:
+        if "files/md5" in str(target) and os.path.exists(os.path.dirname(target)):
+            assert os.stat(source).st_ino in synced, target
+            named.append(str(target))
+        link(source, target)
+
     def watched_replace(source: Path, target: Path) -> Path:
         if target.name == "data.dvc":
             # Objects and the folders that hold their names.
@@ -176,10 +201,12 @@ def test_no_object_has_its_name_before_its_bytes_are_on_the_disk_and_the_pointer
 
     monkeypatch.setattr(durable, "sync", watched_sync)
     monkeypatch.setattr(pointers, "sync", watched_sync)
-    monkeypatch.setattr(durable, "_sync_file_system", watched_file_system)
+    monkeypatch.setattr(durable, "sync_file_system", watched_file_system)
+    monkeypatch.setattr(caches, "sync_file_system", watched_file_system)
+    monkeypatch.setattr(os, "link", watched_link)
     monkeypatch.setattr(os, "rename", watched_rename)
     monkeypatch.setattr(Path, "replace", watched_replace)
-    if verb == "add":
+    if verb.startswith("add"):
         snapshot.add(repo.root, Path("data"))
     elif verb == "push":
         transfer.push(repo)
@@ -187,7 +214,7 @@ def test_no_object_has_its_name_before_its_bytes_are_on_the_disk_and_the_pointer
         transfer.fetch(repo)
     objects = [name for name in named if name != "pointer"]
     assert len(objects) == count + 1 and objects[-1].endswith(".dir")
-    assert (named[-1] == "pointer") == (verb == "add")
+    assert (named[-1] == "pointer") == verb.startswith("add")
 
 
 def test_what_was_complete_before_an_error_is_kept(repo: Repository) -> None:

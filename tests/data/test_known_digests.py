@@ -147,27 +147,48 @@ def test_linked_data_is_known_after_it_was_added(repo: Repository, links: str, m
 
 
 @pytest.mark.parametrize("links", ["hardlink", "symlink"])
-def test_a_file_written_to_between_its_hash_and_its_name_never_becomes_an_object(
-    repo: Repository, links: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["while it waits for its name", "just before it gets it"])
+@pytest.mark.parametrize("how", ["written to", "replaced"])
+def test_a_file_changed_between_its_hash_and_its_name_never_becomes_an_object(
+    repo: Repository, links: str, when: str, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repo.dvc / "config").write_text(f"[cache]\n    type = {links}\n")
     repo = repository.open_at(repo.root)
     data = repo.root / "data"
     fill(data, {f"{at}": b"%d" % at for at in range(12)})
     _old(data)
-    settle = caches.Cache._settle
+    time.sleep(0.02)
+    settle, link = caches.Cache._settle, os.link
+
+    def change() -> None:
+        if how == "written to":
+            (data / "3").write_bytes(b"written late")
+        else:
+            other = data.parent / "other"
+            other.write_bytes(b"!")  # of the same size
+            os.utime(other, ns=(0, (data / "3").stat().st_mtime_ns))
+            other.replace(data / "3")
 
     def late(cache: caches.Cache, waiting: list[Any]) -> None:
         if waiting:
-            (data / "3").write_bytes(b"written late")
+            change()
         settle(cache, waiting)
 
-    monkeypatch.setattr(caches.Cache, "_settle", late)
+    def late_link(source: str, target: str) -> None:
+        if source == str(data / "3"):
+            change()
+        link(source, target)
+
+    if when == "while it waits for its name":
+        monkeypatch.setattr(caches.Cache, "make_settled", lambda _: lambda: 0)
+        monkeypatch.setattr(caches.Cache, "_settle", late)
+    else:
+        monkeypatch.setattr(os, "link", late_link)
     with pytest.raises(Conflict, match="data/3 changed"):
         snapshot.add(repo.root, data)
     monkeypatch.undo()
     cache = caches.of(repo)
-    assert (data / "3").read_bytes() == b"written late"
+    assert (data / "3").read_bytes() == (b"written late" if how == "written to" else b"!")
     assert not (repo.root / "data.dvc").exists()
     assert len(cache.all()) == 11
     assert all(hashing.md5_of(Path(cache.path(md5)).read_bytes()) == md5 for md5 in cache.all())

@@ -41,7 +41,7 @@ def sync_all(paths: Sequence[str], folder: str) -> None:
 
     One request to the file system where it takes one (Linux), which is a hundred times cheaper than one a file.
     """
-    if len(paths) > _FEW and _sync_file_system(folder):
+    if len(paths) > _FEW and sync_file_system(folder):
         return
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -53,7 +53,8 @@ def sync_all(paths: Sequence[str], folder: str) -> None:
         sync_folder(parent)
 
 
-def _sync_file_system(folder: str) -> bool:
+def sync_file_system(folder: str) -> bool:
+    """Return when all on the file system of ``folder`` is on the disk. False where there is no such request."""
     if sys.platform != "linux":
         return False
     import ctypes

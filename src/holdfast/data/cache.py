@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from holdfast.core.errors import BadConfig, Conflict, Damaged, NotFound
-from holdfast.core.files import sync_all
+from holdfast.core.files import sync_all, sync_file_system
 from holdfast.data import crew, hashing, manifest
 from holdfast.data.hashing import Digest
 from holdfast.data.repository import Repository
@@ -278,15 +278,18 @@ class Cache:
             self.put(b"", digest.md5)  # as DVC: an empty file is not linked
         return digest
 
-    def take_in_many(self, paths: Sequence[str], links: tuple[str, ...]) -> Iterator[Digest]:
-        """``take_in`` for many small files, in their order.
+    def take_in_many(
+        self, paths: Sequence[str], links: tuple[str, ...], *, settled: Callable[[], int] | None = None
+    ) -> Iterator[Digest]:
+        """``take_in`` for many small files, in their order. ``settled`` is what ``make_settled`` gave before.
 
         Raises:
             Conflict: a file changed meanwhile.
         """
         if links[0] in LINKED:
-            for path, names in zip(paths, crew.in_processes(hashing.named, paths, turns=True), strict=True):
-                yield self._adopt(path, Digest(*names))
+            if settled is None and len(paths) > hashing.GROUP:
+                settled = self.make_settled()
+            yield from self._adopt_many(paths, settled() if settled is not None else 0)
         else:
             root = str(self.root)
             items = [(path, self.temporary(), root) for path in paths]
@@ -296,9 +299,51 @@ class Cache:
                     still.popleft()
                     yield digest
 
+    def make_settled(self) -> Callable[[], int]:
+        """Have what lies on the cache's file system reach the disk, beside whatever the caller does. To be called for the
+        moment, in ns of that file system's clock, such that all files last touched before it have."""
+        marker = self.temporary()
+        fd = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            moment = os.fstat(fd).st_ctime_ns
+        finally:
+            os.close(fd)
+            os.unlink(marker)
+        settled: list[bool] = []
+
+        def sync() -> None:
+            with suppress(OSError):  # then each is synced before it is named, which fails again and is told
+                settled.append(sync_file_system(str(self.root)))
+
+        thread = threading.Thread(target=sync, daemon=True)
+        thread.start()
+
+        def wait() -> int:
+            thread.join()
+            return moment if settled == [True] else 0
+
+        return wait
+
+    def _adopt_many(self, paths: Sequence[str], before: int) -> Iterator[Digest]:
+        """What was last touched ``before`` is on the disk, and gets its second name in the turn it is hashed in."""
+        root, named = str(self.root), set()
+        items = [(path, root, before) for path in paths]
+        for path, one in zip(paths, crew.in_processes(adopted, items, turns=True), strict=True):
+            md5, sha256, stat, mode, made = one
+            digest = Digest(md5, sha256, stat, mode)
+            if isinstance(made, tuple):
+                self._shown[path] = made
+                named.add(digest.md5[:2])
+            elif not made:
+                self._adopt(path, digest)
+            yield digest
+        sync_all([f"{root}/files/md5/{prefix}" for prefix in named], root)
+
     def _link_objects(self, adopted: list[_Waiting]) -> None:
         """Give workspace files their second names, read-only. Nothing where an object is there, or its file changed."""
-        items = [(one.file, one.final, *one.digest.stat[:2]) for one in adopted if one.digest is not None]
+        items: list[tuple[str, str, int, int, int]] = [
+            (one.file, one.final, *_moment_of(one.digest)) for one in adopted if one.digest is not None
+        ]
         for one, made in zip(adopted, crew.in_processes(linked, items, turns=True), strict=True):
             if made is False and one.digest is not None:
                 self._copy_object(one.file, one.final, one.digest)
@@ -329,7 +374,7 @@ class Cache:
         shown = self._shown.pop(path, None)
         if shown is None or kind == "symlink":
             final, status = self.path(digest.md5), os.stat(path)
-            if _moment(status) != digest.stat[:2] or not os.path.exists(final):
+            if _moment(status) != _moment_of(digest) or not os.path.exists(final):
                 raise Conflict(f"{path} changed while it was read", hint="wait until it is written, then run again")
             stored = os.stat(final)
             if kind == "symlink" or (not os.path.samestat(status, stored) and status.st_dev == stored.st_dev):
@@ -437,32 +482,91 @@ def taken(item: tuple[str, str, str]) -> _Taken:
     return md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777, temporary if made else None
 
 
-def linked(item: tuple[str, str, int, int]) -> tuple[int, int, int, int] | bool:
-    """Give a file, (path, second name, size, mtime in ns), its second name, read-only. Its stat since; False where the file
-    system cannot; True where there is nothing to do: somebody has the name, or the file is not what was hashed."""
+_Linked = tuple[int, int, int, int] | bool
+"""A file's stat since it has its second name; False where the file system cannot; True where there is nothing to do: another
+file has the name, or this one is not what was hashed."""
+
+
+def linked(item: tuple[str, str, int, int, int]) -> _Linked:
+    """Give a file, (path, second name, size, mtime in ns, inode), its second name, read-only."""
     path, final, *moment = item
-    status = os.stat(path)
-    if _moment(status) != tuple(moment):
-        return True
+    fd, status = hashing.open_regular(path)
     try:
-        os.link(path, final)
-    except FileExistsError:
-        if not os.path.samestat(status, os.stat(final)):
+        return True if _moment(status) != tuple(moment) else _second_name(path, final, fd, status)
+    finally:
+        os.close(fd)
+
+
+def adopted(item: tuple[str, str, int]) -> tuple[str, str, tuple[int, int, int, int], int, _Linked | None]:
+    """Hash a file, (path, the cache, a moment in ns), and make it the object as ``linked`` does; None instead where it was
+    touched since that moment, or is empty.
+
+    Raises:
+        Conflict, BadInput: as ``hashing.digest``.
+    """
+    path, root, before = item
+    fd, status = hashing.open_regular(path)
+    try:
+        md5, sha256, count = hashing.small(fd, status.st_size)
+        stat = signature(status)
+        if signature(os.fstat(fd)) != stat or count != stat[0]:
+            raise hashing.changed(path)
+        made = None
+        if count and status.st_ctime_ns < before:
+            made = _second_name(path, _path(root, md5), fd, status)
+    finally:
+        os.close(fd)
+    return md5, sha256, stat, status.st_mode & 0o7777, made
+
+
+def _second_name(path: str, final: str, fd: int, hashed: os.stat_result) -> _Linked:
+    """``fd`` is the open file, which was last seen as ``hashed``."""
+    os.fchmod(fd, READ_ONLY)  # first, so that whatever has an object's name is protected
+    stays = False
+    try:
+        made = _link(path, final)
+        stays = made or os.path.samestat(hashed, os.stat(final))
+        status = os.fstat(fd)
+        if (made and status.st_nlink != hashed.st_nlink + 1) or _moment(status) != _moment(hashed):
+            # It was written to, or another file has its path by now.
+            if made:
+                os.unlink(final)
+                stays = False
             return True
+        return signature(status) if stays else True
     except OSError as error:
         if error.errno not in _CANNOT_LINK:
             raise
         return False
-    os.chmod(final, READ_ONLY)
-    return signature(os.stat(final))
+    finally:
+        if not stays:
+            os.fchmod(fd, hashed.st_mode & 0o7777)
+
+
+def _link(path: str, final: str) -> bool:
+    """Whether the name was free."""
+    try:
+        os.link(path, final)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(final), exist_ok=True)
+        os.link(path, final)
+    return True
 
 
 def _path(root: str, md5: str) -> str:
     return f"{root}/files/md5/{md5[:2]}/{md5[2:]}"
 
 
-def _moment(status: os.stat_result) -> tuple[int, ...]:
-    return status.st_size, status.st_mtime_ns
+def _moment(status: os.stat_result) -> tuple[int, int, int]:
+    """What stays the same where a file gets a second name and becomes read-only."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
+def _moment_of(digest: Digest) -> tuple[int, int, int]:
+    size, mtime, _, inode = digest.stat
+    return size, mtime, inode
 
 
 def _names(folder: Path) -> list[str]:

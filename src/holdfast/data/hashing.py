@@ -86,7 +86,7 @@ def digest(
     fd, before = open_regular(path)
     try:
         if before.st_size <= SMALL:
-            md5, sha256, count = _small(fd, before.st_size, copy_to)
+            md5, sha256, count = small(fd, before.st_size, copy_to)
         else:
             md5, sha256, count = _large(fd, copy_to, on_bytes)
         after = os.fstat(fd)
@@ -111,7 +111,8 @@ def named(path: str) -> tuple[str, str, tuple[int, int, int, int], int]:
     return found.md5, found.sha256, found.stat, found.mode
 
 
-def _small(fd: int, size: int, copy_to: int | None) -> tuple[str, str, int]:
+def small(fd: int, size: int, copy_to: int | None = None) -> tuple[str, str, int]:
+    """Both names of an open file of this size, and how many bytes were read."""
     data = os.read(fd, size + 1)
     while len(data) < size:  # whether it grew meanwhile, the stat after says
         more = os.read(fd, size + 1 - len(data))

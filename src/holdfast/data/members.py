@@ -35,7 +35,7 @@ class Changed:
 
 def folder_of(repo: Repository, place: Path) -> tuple[Pointer, Out] | None:
     """The tracked folder a path lies in, or None."""
-    for pointer in pointers.read_all(repo):
+    for pointer in pointers.read_all(repo, outside=place):
         for out in pointer.outs:
             if place != out.place and place.is_relative_to(out.place):
                 if not out.is_folder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 PARQUET = (".parquet", ".pq")
@@ -21,14 +22,20 @@ def is_text(name: str) -> bool:
 
 def tables_in(path: Path) -> list[Path]:
     """The table files at a path, in order of name. Empty when it holds something else."""
-    if path.is_file():
-        return [path] if is_table(path) else []
-    found = []
-    for folder, folders, names in os.walk(path):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [Path(folder, n) for n in names if n.lower().endswith(_TABLES) and not n.startswith(".")]
-    return sorted(found)
+    return sorted(_tables(path))
 
 
 def has_tables(path: Path) -> bool:
-    return bool(tables_in(path))
+    return any(True for _ in _tables(path))
+
+
+def _tables(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        if is_table(path):
+            yield path
+        return
+    for folder, folders, names in os.walk(path):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        for name in names:
+            if name.lower().endswith(_TABLES) and not name.startswith("."):
+                yield Path(folder, name)

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -405,20 +405,33 @@ def write(file: Path, text: str) -> None:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def find(repo: Repository) -> Iterator[Path]:
+def find(repo: Repository, *, outside: Path | None = None) -> Iterator[Path]:
     """All pointer files of a repository in order of path. Tracked folders, ignored ones and nested repositories are
-    not entered."""
-    yield from sorted(_find(repo.root, lambda name: name.endswith(".dvc") and name != ".dvc", []))
+    not entered, nor is the folder ``outside``."""
+    yield from _pointers(_find(repo.root, ".dvc", [], str(outside)))
 
 
 def find_named(repo: Repository, name: str) -> list[Path]:
     """All files of this name, found as pointers are."""
-    return sorted(_find(repo.root, lambda other: other == name, []))
+    return _called(name, _find(repo.root, name, []))
+
+
+def _pointers(found: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in found if file.suffix == ".dvc")
+
+
+def _called(name: str, found: Iterable[Path]) -> list[Path]:
+    return sorted(file for file in found if file.name == name)
 
 
 def _find(
-    folder: Path, wanted: Callable[[str], bool], matchers: Sequence[tuple[str, ignore.Match]], prefix: str = ""
-) -> Iterable[Path]:
+    folder: Path,
+    endings: str | tuple[str, ...],
+    matchers: Sequence[tuple[str, ignore.Match]],
+    outside: str = "",
+    prefix: str = "",
+) -> list[Path]:
+    """Files whose names end so."""
     found: list[Path] = []
     with os.scandir(folder) as it:
         entries = list(it)
@@ -431,13 +444,14 @@ def _find(
         if matcher is not None:
             chain.append((prefix, matcher))
     for entry in entries:
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if not is_folder and wanted(entry.name):
-            found.append(Path(entry.path))
-        elif is_folder and entry.name not in SKIPPED:
-            path = prefix + entry.name
-            if not _ignored(path, chain) and not (entry.name + ".dvc" in names and _tracks(folder, entry.name)):
-                found += _find(Path(entry.path), wanted, chain, path + "/")
+        name = entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            if name.endswith(endings):
+                found.append(Path(entry.path))
+        elif name not in SKIPPED and entry.path != outside:
+            path = prefix + name
+            if not _ignored(path, chain) and not (name + ".dvc" in names and _tracks(folder, name)):
+                found += _find(Path(entry.path), endings, chain, outside, path + "/")
     return found
 
 
@@ -457,13 +471,23 @@ def _ignored(path: str, chain: Sequence[tuple[str, ignore.Match]]) -> bool:
     return False
 
 
-def read_all(repo: Repository) -> list[Pointer]:
-    """Every pointer of the repository.
+def read_all(repo: Repository, *, outside: Path | None = None) -> list[Pointer]:
+    """Every pointer of the repository, but for those in the folder ``outside``.
 
     Raises:
         BadInput: one of them is not a pointer, or two speak of the same place.
     """
-    found = [read(file, repo.root) for file in find(repo)]
+    return _read_each(repo, find(repo, outside=outside))
+
+
+def read_all_beside(repo: Repository, name: str) -> tuple[list[Pointer], list[Path]]:
+    """``read_all`` and ``find_named`` from one walk."""
+    found = _find(repo.root, (".dvc", name), [])
+    return _read_each(repo, _pointers(found)), _called(name, found)
+
+
+def _read_each(repo: Repository, files: Iterable[Path]) -> list[Pointer]:
+    found = [read(file, repo.root) for file in files]
     _refuse_overlap(found)
     return found
 

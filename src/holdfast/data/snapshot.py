@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,14 +139,17 @@ def take(
     except FileNotFoundError:
         raise NotFound(f"{place} does not exist", hint="check the path") from None
     is_folder = stat.S_ISDIR(status.st_mode)
+    where = repo.state if repo else None
+    known = state.load(where, place)
+    # A folder seen for the first time is all to be read: the disk may begin while it is walked.
+    first = is_folder and not known.paths and keep is not None and links[0] in caches.LINKED
+    settled = keep.make_settled() if keep is not None and first else None
     if is_folder:
         found = tree.listing(place, ignore=ignore.below(repo.root, place) if repo else None)
     elif stat.S_ISREG(status.st_mode):
         found = tree.Listing([place.name], array("q", tree.signature(status)))
     else:
         raise BadInput(f"{place} is neither a file nor a folder", hint="pipes, sockets and devices cannot be tracked")
-    where = repo.state if repo else None
-    known = state.load(where, place)
     if not md5_only:
         known.forget_half_known()
     # After a checkout the files are known and the SHA-256 of the whole is not.
@@ -161,7 +164,7 @@ def take(
 
     base = str(place) + "/" if is_folder else str(place.parent) + "/"
     with keep.settling() if keep is not None else nullcontext():
-        digests = _read(base, found, todo, keep, links, progress or _silent)
+        digests = _read(base, found, todo, keep, links, settled, progress or _silent)
     if keep is not None and links[0] in caches.LINKED:
         # Now that the objects have their names. What was a link already was seen to while it was read.
         for at, digest in digests.items():
@@ -193,7 +196,13 @@ def _absent(known: state.Index, reuse: list[int], keep: Cache | None) -> set[int
 
 
 def _read(
-    base: str, found: tree.Listing, todo: list[int], keep: Cache | None, links: tuple[str, ...], progress: Progress
+    base: str,
+    found: tree.Listing,
+    todo: list[int],
+    keep: Cache | None,
+    links: tuple[str, ...],
+    settled: Callable[[], int] | None,
+    progress: Progress,
 ) -> dict[int, Digest]:
     def work(at: int) -> Digest:
         path = base + found.paths[at]
@@ -216,7 +225,7 @@ def _read(
         if keep is None:
             digests = (Digest(*names) for names in crew.in_processes(hashing.named, paths, turns=True))
         else:
-            digests = keep.take_in_many(paths, links)
+            digests = keep.take_in_many(paths, links, settled=settled)
     else:
         digests = hashing.in_parallel(work, todo, alone=hashing.is_little(len(todo), lambda: total))
     for at, digest in zip(todo, digests, strict=True):
@@ -232,26 +241,24 @@ def _is_ours(path: str, cache: Cache) -> bool:
 
 
 def _merge(found: tree.Listing, known: state.Index, reuse: list[int], digests: dict[int, Digest]) -> state.Index:
-    stats = array("q", found.stats)
+    numbers = found.stats.tolist()
+    for at, digest in digests.items():
+        numbers[4 * at : 4 * at + 4] = digest.stat
+    stats = array("q", numbers)
     if found.paths == known.paths:
         # The same files in the same order: only what was read is put in its place.
         md5, sha256 = bytearray(known.md5), bytearray(known.sha256)
         for at, digest in digests.items():
-            stats[4 * at : 4 * at + 4] = array("q", digest.stat)
             md5[16 * at : 16 * at + 16] = bytes.fromhex(digest.md5)
             sha256[32 * at : 32 * at + 32] = bytes.fromhex(digest.sha256)
         return state.Index(found.paths, stats, bytes(md5), bytes(sha256))
     md5s, shas = [], []
+    old_md5, old_sha256 = known.md5.hex(), known.sha256.hex()
     for at, old in enumerate(reuse):
         read = digests.get(at)
-        if read is None:
-            md5s.append(known.md5[16 * old : 16 * old + 16])
-            shas.append(known.sha256[32 * old : 32 * old + 32])
-        else:
-            stats[4 * at : 4 * at + 4] = array("q", read.stat)
-            md5s.append(bytes.fromhex(read.md5))
-            shas.append(bytes.fromhex(read.sha256))
-    return state.Index(found.paths, stats, b"".join(md5s), b"".join(shas))
+        md5s.append(old_md5[32 * old : 32 * old + 32] if read is None else read.md5)
+        shas.append(old_sha256[64 * old : 64 * old + 64] if read is None else read.sha256)
+    return state.Index(found.paths, stats, bytes.fromhex("".join(md5s)), bytes.fromhex("".join(shas)))
 
 
 # --- the two verbs ----------------------------------------------------------------------------------------------------
@@ -339,7 +346,8 @@ def _check_overlap(repo: Repository, place: Path) -> Pointer | None:
     """Two pointers, or a pointer and a stage, that speak of one file would each overwrite what the other says. The pointer
     that speaks of just this place, which need not be named after it: one pointer may hold several outs."""
     owner = None
-    for pointer in pointers.read_all(repo):
+    tracked, files = pointers.read_all_beside(repo, "dvc.yaml")
+    for pointer in tracked:
         for out in pointer.outs:
             if place == out.place:
                 owner = pointer
@@ -350,7 +358,6 @@ def _check_overlap(repo: Repository, place: Path) -> Pointer | None:
                     f"{os.path.relpath(out.place, repo.root)} in it is tracked already",
                     hint=f"let go of it first: holdfast data remove {os.path.relpath(pointer.file, repo.root)}",
                 )
-    files = pointers.find_named(repo, "dvc.yaml")
     if not files:
         return owner
     from holdfast.data import stages
