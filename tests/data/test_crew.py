@@ -85,7 +85,7 @@ def test_few_files_start_no_process(tmp_path: Path, hands: list[Any]) -> None:
     assert not hands
 
 
-@pytest.mark.parametrize("count", [0, 1, hashing.GROUP, 3 * hashing.GROUP + 1])
+@pytest.mark.parametrize("count", [0, 1, crew.SAMPLE, 3 * hashing.GROUP + 1])
 def test_work_that_does_not_wait_is_done_in_turn(count: int) -> None:
     names: set[str] = set()
 
@@ -94,7 +94,7 @@ def test_work_that_does_not_wait_is_done_in_turn(count: int) -> None:
         return item * item
 
     assert list(crew.in_processes(work, range(count), turns=True)) == [item * item for item in range(count)]
-    assert len(names) == min(count, 1) or count > hashing.GROUP  # a busy machine may look like a disk
+    assert len(names) == min(count, 1) or count > crew.SAMPLE  # a busy machine may look like a disk
 
 
 def test_work_that_waits_is_spread_over_threads() -> None:
@@ -171,3 +171,15 @@ def test_a_damaged_object_is_found_and_nothing_half_done_stays(repo: Repository,
     damaged.write_bytes(b"500")
     transfer.fetch(repo)
     assert caches.of(repo).has(hashing.md5_of(b"500"))
+
+
+def test_what_a_hand_made_before_it_died_is_made_anew(repo: Repository) -> None:
+    (repo.root / "a").write_bytes(b"a")
+    cache = caches.of(repo)
+    item = (str(repo.root / "a"), cache.temporary(), str(cache.root))
+    first = caches.taken(item)
+    os.chmod(item[1], 0o600)
+    Path(item[1]).write_bytes(b"half")
+    os.chmod(item[1], 0o444)
+    assert caches.taken(item) == first
+    assert Path(item[1]).read_bytes() == b"a" and os.stat(item[1]).st_mode & 0o777 == 0o444

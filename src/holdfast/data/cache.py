@@ -30,6 +30,8 @@ TOGETHER = 4096
 """Objects that wait for one sync; what a kill can cost is so many temporary files."""
 TOGETHER_ADOPTED = 1 << 16
 """Workspace files that wait for one sync; a kill costs that they are hashed again."""
+FEW = 256
+"""Small files up to which threads that copy them wait for each other longer than for the disk."""
 LINKED = ("hardlink", "symlink")
 """Ways of placing where a workspace file and its object are one."""
 _FICLONE = 0x40049409
@@ -163,10 +165,11 @@ class Cache:
             os.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
-    def place(self, temporary: str, md5: str, *, legacy: bool = False) -> None:
+    def place(self, temporary: str, md5: str, *, legacy: bool = False, read_only: bool = False) -> None:
         """Give a complete, verified file its final name, once its bytes are on the disk: after a power cut a name never
-        stands for fewer bytes. Inside ``settling`` that waits for the others."""
-        os.chmod(temporary, READ_ONLY)
+        stands for fewer bytes. Inside ``settling`` that waits for the others. ``read_only`` says that it is so already."""
+        if not read_only:
+            os.chmod(temporary, READ_ONLY)
         self._name(_Waiting(temporary, self.path(md5, legacy=legacy)))
 
     def _name(self, one: _Waiting) -> None:
@@ -266,7 +269,7 @@ class Cache:
     def _taken(self, one: _Taken) -> Digest:
         md5, sha256, stat, mode, temporary = one
         if temporary is not None:
-            self.place(temporary, md5)
+            self.place(temporary, md5, read_only=True)
         return Digest(md5, sha256, stat, mode)
 
     def _adopt(self, path: str, digest: Digest) -> Digest:
@@ -294,7 +297,7 @@ class Cache:
             root = str(self.root)
             items = [(path, self.temporary(), root) for path in paths]
             with self.discarding([temporary for _, temporary, _ in items]) as still:
-                for one in crew.in_processes(taken, items):
+                for one in crew.in_processes(taken, items, turns=len(items) <= FEW):
                     digest = self._taken(one)
                     still.popleft()
                     yield digest
@@ -455,7 +458,7 @@ _Taken = tuple[str, str, tuple[int, int, int, int], int, str | None]
 
 
 def taken(item: tuple[str, str, str]) -> _Taken:
-    """Copy a small file, given as (its path, a fresh name, the cache), under that name unless its object is in the cache.
+    """Copy a small file, given as (its path, a fresh name, the cache), read-only under that name unless its object is in the cache.
     As ``hashing.named``, and the name of the copy if one was made.
 
     Raises:
@@ -473,10 +476,15 @@ def taken(item: tuple[str, str, str]) -> _Taken:
     md5 = hashing.md5_of(data)
     made = not os.path.exists(_path(root, md5))
     if made:
-        # Not exclusively: what a hand that died left half done is done again.
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary, new, 0o600)
+        except FileExistsError:
+            os.unlink(temporary)  # a hand died over it
+            fd = os.open(temporary, new, 0o600)
         try:
             hashing.write_all(fd, data)
+            os.fchmod(fd, READ_ONLY)
         finally:
             os.close(fd)
     return md5, hashlib.sha256(data).hexdigest(), signature(after), after.st_mode & 0o7777, temporary if made else None

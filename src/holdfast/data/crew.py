@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MANY = 2048
 """Files below which starting a process costs more than it saves."""
 MOST = 3
+SAMPLE = 32
+"""Files after which it shows whether they come from memory."""
 T = TypeVar("T")
 R = TypeVar("R")
 _PACKAGE = str(Path(__file__).parents[2])
@@ -38,11 +40,11 @@ def in_processes(job: Callable[[T], R], items: Sequence[T], *, turns: bool = Fal
         waited = True
         if turns or hands:
             wall, busy = time.perf_counter(), time.thread_time()
-            done = [job(item) for item in items[: hashing.GROUP]]
+            done = [job(item) for item in items[:SAMPLE]]
             # Whoever waits for a disk does so better in many threads.
             waited = time.perf_counter() - wall > 2 * (time.thread_time() - busy)
             yield from done
-            items = items[hashing.GROUP :]
+            items = items[SAMPLE:]
         if waited:
             yield from hashing.in_parallel(job, items, beside=hands)
         elif hands:

@@ -36,6 +36,9 @@ def _tables(path: Path) -> Iterator[Path]:
         return
     for folder, folders, names in os.walk(path):
         folders[:] = [f for f in folders if not f.startswith(".")]
+        together = "\n".join(names).lower() + "\n"
+        if not any(ending + "\n" in together for ending in _TABLES):
+            continue  # thousands of names at once
         for name in names:
             if name.lower().endswith(_TABLES) and not name.startswith("."):
                 yield Path(folder, name)
