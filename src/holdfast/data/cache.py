@@ -80,7 +80,7 @@ class Cache:
         base = f"{self.root}" if legacy else f"{self.root}/files/md5"
         for prefix in {n[:2] for n in names}:
             try:
-                found.update([prefix + rest for rest in os.listdir(f"{base}/{prefix}")])
+                found.update(map(prefix.__add__, os.listdir(f"{base}/{prefix}")))
             except FileNotFoundError:
                 continue
         return names & found

@@ -71,12 +71,12 @@ class FolderRemote:
         self.cache = Cache(root)
 
     def present(self, names: Iterable[Name]) -> set[Name]:
-        found: set[Name] = set()
-        wanted = list(names)
-        for legacy in (False, True):
-            mine = {name.md5: name for name in wanted if name.legacy == legacy}
-            found.update([mine[md5] for md5 in self.cache.present(mine, legacy=legacy)] if mine else ())
-        return found
+        wanted = set(names)
+        found = {
+            legacy: self.cache.present([md5 for md5, old in wanted if old == legacy], legacy=legacy)
+            for legacy in (False, True)
+        }
+        return {name for name in wanted if name.md5 in found[name.legacy]}
 
     def put(self, name: Name, file: str) -> None:
         temporary = self.cache.temporary()

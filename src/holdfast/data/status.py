@@ -10,7 +10,7 @@ from typing import Any
 
 from holdfast.core.errors import NotFound
 from holdfast.data import cache as caches
-from holdfast.data import pointers, snapshot
+from holdfast.data import pointers
 from holdfast.data.complete import Completeness
 from holdfast.data.pointers import Out, Pointer
 from holdfast.data.repository import Repository
@@ -139,6 +139,8 @@ def of_out(
 
         same, now = legacy.compare(repo, out)
     else:
+        from holdfast.data import snapshot
+
         taken = snapshot.take(out.place, repo=repo, md5_only=True)
         same = taken.md5 == out.md5
         now = {} if same else taken.members

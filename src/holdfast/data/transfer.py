@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.core.errors import NotFound
 from holdfast.data import cache as caches
-from holdfast.data import checkout, crew, hashing, manifest, remotes, status
+from holdfast.data import crew, hashing, manifest, remotes, status
 from holdfast.data.cache import Cache
 from holdfast.data.pointers import Out
 from holdfast.data.remotes import Name, Remote
@@ -22,6 +23,7 @@ from holdfast.data.repository import Repository
 
 if TYPE_CHECKING:
     from holdfast.core.ports import Progress
+    from holdfast.data import checkout
 
 
 @dataclass
@@ -110,7 +112,7 @@ def _push(
             continue
         manifests.add(name)
         members = cache.members(name.md5, legacy=name.legacy)
-        files.update([Name(md5, out.legacy) for md5 in members.values()])
+        files.update(map(Name, set(members.values()), repeat(out.legacy)))
         folders.append((out, members))
     there = remote.present(files | manifests)
     todo = sorted(files - there)
@@ -192,6 +194,8 @@ def _fetch(
 ) -> Moved:
     cache = caches.of(repo)
     moved = Moved()
+    from holdfast.data import checkout
+
     wanted: dict[str | None, set[Name]] = {}
     later: dict[Name, bytes] = {}
     for where, mine in _by_remote(repo, _outs(repo, targets, outs), remote).items():
@@ -223,7 +227,7 @@ def _fetch(
 
 def _fetch_import(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], moved: Moved) -> None:
     """An import from another repository is kept there, not on our remotes."""
-    from holdfast.data import imports
+    from holdfast.data import checkout, imports
 
     name = Name(str(out.md5), out.legacy)
     inner = checkout.below(out, targets) if out.is_folder else None
@@ -348,6 +352,8 @@ def pull(
     Raises:
         NotFound, Damaged, BadInput, Unavailable, Conflict: as those two.
     """
+    from holdfast.data import checkout
+
     _complete(repo, targets, progress)
     moved = fetch(repo, targets, remote=remote, progress=progress)
     return moved, checkout.checkout(repo, targets, force=force, progress=progress)
