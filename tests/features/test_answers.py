@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 
 import numpy as np
@@ -13,7 +14,12 @@ LOW, HIGH = -(1 << 63), (1 << 63) - 1
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_rows_come_in_order_of_code_and_time_whatever_their_range(seed: int) -> None:
+@pytest.mark.parametrize("parts", [1, 3])
+def test_rows_come_in_order_of_code_and_time_whatever_their_range(
+    seed: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: parts)
+    monkeypatch.setattr(answers, "SORTED_APART", 5)
     rng = random.Random(seed)
     n = rng.choice([0, 1, 2, 50, 3000])
     codes = rng.choice([1, 7, 1 << 20, 1 << 40])

@@ -5,7 +5,10 @@ What is the same row pushed again, and what decides among full ties, is settled 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,6 +27,9 @@ Fetch: TypeAlias = Callable[[Sequence[str], Ints], tuple[list[pa.Array], Ints]]
 """Columns of the given rows of a table, in whatever order is cheap, and where among them each row's values are."""
 BLOCK = 1 << 17
 """Rows worked on at once where a column is gone through in pieces."""
+SORTED_APART = 1 << 19
+"""Rows that are worth a thread of their own when they are sorted."""
+MOST_PARTS = 4
 
 
 def compute(
@@ -127,15 +133,21 @@ def by_code_and_time(code: Ints, time: Ints) -> tuple[Ints, np.ndarray]:
         return row, (code[row[1:]] == code[row[:-1]]) & (time[row[1:]] == time[row[:-1]])
     shift = max(span.bit_length() - room, 0)
     packed = np.empty(n, np.int64)
-    for a in range(0, n, BLOCK):  # what lies between stays in the processor's cache
-        part = time[a : a + BLOCK] - first
-        part >>= shift
-        part <<= for_row
-        shifted = code[a : a + BLOCK] + 1
-        shifted <<= room + for_row
-        part |= shifted
-        np.bitwise_or(part, np.arange(a, a + len(part)), out=packed[a : a + BLOCK])
-    packed.sort()
+
+    def pack(start: int, stop: int) -> None:
+        for a in range(start, stop, BLOCK):  # what lies between stays in the processor's cache
+            b = min(a + BLOCK, stop)
+            part = time[a:b] - first
+            part >>= shift
+            part <<= for_row
+            shifted = code[a:b] + 1
+            shifted <<= room + for_row
+            part |= shifted
+            np.bitwise_or(part, np.arange(a, b), out=packed[a:b])
+        packed[start:stop].sort()
+
+    if _in_parts(n, pack) > 1:
+        packed.sort(kind="stable")  # which finds that it only has to merge them
     row, same = packed, np.empty(n - 1, bool)
     for a in range(0, n, BLOCK):
         part = packed[a : a + BLOCK + 1] >> for_row  # one more, which the last is compared with
@@ -148,6 +160,19 @@ def by_code_and_time(code: Ints, time: Ints) -> tuple[Ints, np.ndarray]:
             row[where] = row[where][np.lexsort((time[row[where]], group))]
             same[where[1:] - 1] &= time[row[where[1:]]] == time[row[where[1:] - 1]]
     return row, same
+
+
+def _in_parts(n: int, work: Callable[[int, int], None]) -> int:
+    """Do ``work(start, stop)`` for all of ``n`` rows, in as many parts as there are processors to take one; how many."""
+    parts = min(n // SORTED_APART, MOST_PARTS, os.cpu_count() or 1)
+    if parts < 2:
+        work(0, n)
+        return 1
+    edges = [n * at // parts for at in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as pool:
+        for done in [pool.submit(work, *stretch) for stretch in pairwise(edges)]:
+            done.result()
+    return parts
 
 
 def sort_order(table: pa.Table) -> Ints:
