@@ -196,8 +196,9 @@ def test_a_file_changed_between_its_hash_and_its_name_never_becomes_an_object(
     assert status.outs(repo) == []
 
 
+@pytest.mark.parametrize("call", ["link", "fchmod"])
 def test_where_files_cannot_be_linked_the_object_is_a_verified_copy(
-    repo: Repository, monkeypatch: pytest.MonkeyPatch
+    repo: Repository, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repo.dvc / "config").write_text("[cache]\n    type = hardlink,copy\n")
     repo = repository.open_at(repo.root)
@@ -207,7 +208,8 @@ def test_where_files_cannot_be_linked_the_object_is_a_verified_copy(
     def refused(*args: object, **options: object) -> None:
         raise OSError(errno.EPERM, "no links here")
 
-    monkeypatch.setattr(os, "link", refused)
+    time.sleep(0.02)
+    monkeypatch.setattr(os, call, refused)
     version = snapshot.add(repo.root, data)
     cache = caches.of(repo)
     assert version.files == 12

@@ -529,14 +529,17 @@ def adopted(item: tuple[str, str, int]) -> tuple[str, str, tuple[int, int, int, 
 
 def _second_name(path: str, final: str, fd: int, hashed: os.stat_result) -> _Linked:
     """``fd`` is the open file, which was last seen as ``hashed``."""
-    os.fchmod(fd, READ_ONLY)  # first, so that whatever has an object's name is protected
+    try:
+        os.fchmod(fd, READ_ONLY)  # first, so that whatever has an object's name is protected
+    except PermissionError:
+        return False  # somebody else's file stays as it is
     stays = False
     try:
         made = _link(path, final)
         stays = made or os.path.samestat(hashed, os.stat(final))
         status = os.fstat(fd)
-        if (made and status.st_nlink != hashed.st_nlink + 1) or _moment(status) != _moment(hashed):
-            # It was written to, or another file has its path by now.
+        replaced = made and status.st_nlink != hashed.st_nlink + 1 and not os.path.samestat(status, os.stat(final))
+        if replaced or _moment(status) != _moment(hashed):
             if made:
                 os.unlink(final)
                 stays = False
