@@ -1,10 +1,12 @@
-"""The short way of `holdfast data status` says what the usual way says, and leaves to it whatever needs more than one line."""
+"""Verbs of `holdfast data` without options go a shorter way: it does and says what the usual way does and says."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,91 @@ def test_what_is_not_clean_is_said_the_usual_way(root: Path, spoil: object) -> N
     said = ask(SHORT, root)
     assert said == ask(USUAL, root)
     assert CLEAN not in said[1]
+
+
+def _no_remote(root: Path) -> None:
+    (root / ".dvc" / "config").write_text("")
+
+
+def _lost(root: Path) -> None:
+    shutil.rmtree(root / ".dvc" / "cache")
+    _changed(root)
+
+
+def _another_version(root: Path) -> None:
+    pointer = (root / "data.dvc").read_text()
+    _changed(root)
+    snapshot.add(root, root / "data")
+    (root / "data.dvc").write_text(pointer)
+
+
+def _table(root: Path) -> None:
+    (root / "data" / "table.csv").write_text("a,b\n" + "".join(f"{at},{at * 2}\n" for at in range(50)))
+
+
+def _bad_table(root: Path) -> None:
+    _table(root)
+    assert ask(USUAL, root, "data", "add", "data")[0] == 0
+    (root / "data" / "table.csv").write_text("a,c\n1,x\n")
+
+
+def _nothing(root: Path) -> None:
+    """As it is."""
+
+
+@pytest.mark.parametrize(
+    ("words", "spoil"),
+    [
+        (words, spoil)
+        for words in ("add data", "add data/a", "add none", "add", "checkout", "checkout data", "push", "fetch", "pull", "pull none")
+        for spoil in (_nothing, _changed, _deleted, _another_version, _no_remote, _lost, _bad_pointer)
+    ]
+    + [("add data", _table), ("add data", _bad_table), ("add new", _nothing), ("add new data", _changed)],
+    ids=lambda one: one if isinstance(one, str) else one.__name__,
+)  # fmt: skip
+def test_both_ways_do_and_say_the_same(words: str, spoil: Callable[[Path], None], root: Path, tmp_path: Path) -> None:
+    (root / ".dvc" / "config").write_text("[core]\n    remote = r\n['remote \"r\"']\n    url = ../store\n")
+    (root / "new").write_bytes(b"new")
+    spoil(root)
+    outcomes = []
+    for way in (SHORT, USUAL):
+        place = tmp_path / "worlds" / "way"
+        shutil.copytree(root, place, symlinks=True, ignore=shutil.ignore_patterns("worlds", "tmp"))
+        said = ask(way, place, "data", *words.split())
+        kept = {
+            str(file.relative_to(place.parent)): file.read_bytes()
+            for file in place.parent.rglob("*")
+            if file.is_file() and not {"tmp", ".git"}.intersection(file.relative_to(place).parts)
+        }
+        outcomes.append((said, kept))
+        shutil.rmtree(place.parent)
+    assert outcomes[0] == outcomes[1]
+    assert "Traceback" not in outcomes[0][0][2] and outcomes[0][0][0] in (0, 1)
+
+
+@pytest.mark.parametrize("words", ["add data", "status data", "checkout", "push", "fetch", "pull"])
+def test_no_verb_loads_the_command_line_library(root: Path, words: str) -> None:
+    (root / ".dvc" / "config").write_text("[core]\n    remote = r\n['remote \"r\"']\n    url = ../store\n")
+    said = ask(SPY, root, "data", *words.split())
+    assert said[1].endswith("False 0\n"), said
+
+
+def test_an_interrupted_verb_ends_as_the_usual_way(root: Path) -> None:
+    code = (
+        "import os, signal\nfrom holdfast.data import checkout\n"
+        "checkout.checkout = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    said = [ask(code + way, root, "data", "checkout") for way in (SHORT, USUAL)]
+    assert said[0] == said[1] == (130, "", "\ninterrupted\n")
+
+
+def test_versions_are_told_whole_as_json(root: Path) -> None:
+    _changed(root)
+    status, out, _ = ask(SHORT, root, "data", "add", "data", "--json")
+    (version,) = json.loads(out)
+    assert status == 0
+    assert (version["name"], version["path"], version["files"], version["size"]) == ("data", "data", 1, 5)
+    assert version["md5"] in (root / "data.dvc").read_text() and len(version["sha256"]) == 64
 
 
 def test_clean_data_is_clean_without_the_command_line_library(root: Path) -> None:

@@ -16,7 +16,7 @@ from tests.data.conftest import content
 
 from holdfast.core.errors import BadInput, Damaged, NotFound
 from holdfast.data import cache as caches
-from holdfast.data import crew, hashing, repository, snapshot, status, transfer
+from holdfast.data import crew, hashing, repository, snapshot, status, transfer, twin
 from holdfast.data.repository import Repository
 
 
@@ -32,7 +32,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
     monkeypatch.setattr(crew, "MANY", 2 * hashing.GROUP)
     monkeypatch.setattr(crew, "_Hand", noted)
-    monkeypatch.setattr(crew, "_cores", lambda: 3)
+    monkeypatch.setattr(twin, "processors", lambda: 3)
     yield made
     assert all(hand._process is None for hand in made), "one was left behind"
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.data import paths, show_findings
+from holdfast.cli.data import paths
+from holdfast.cli.data_verbs import show_findings
 from holdfast.cli.output import emit, json_option
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _tracked_tables() -> list[Path]:
 def _against_schemas(place: Path, own: Any) -> list[Finding]:
     import time
 
-    from holdfast.cli.data import source_of
+    from holdfast.cli.data_verbs import source_of
     from holdfast.data import quality, repository, schema
 
     rules = schema.ensure(place)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from holdfast.cli import data_verbs
+from holdfast.cli.data import show
 from holdfast.cli.output import emit, json_option, progress, say, table
 
 if TYPE_CHECKING:
@@ -38,15 +40,7 @@ def _repo_or_new() -> Repository:
 @json_option
 def push(targets: tuple[Path, ...], remote: str | None, verify: bool, as_json: bool) -> None:
     """Bring objects to the remote: members first, then the manifest that names them."""
-    from holdfast.data import transfer
-
-    with progress("push") as report:
-        moved = transfer.push(_repo(), targets, remote=remote, verify=verify, progress=report)
-    emit(
-        vars(moved),
-        as_json=as_json,
-        text=lambda: click.echo(f"{moved.objects} objects pushed, {moved.already} were there"),
-    )
+    show(data_verbs.push(targets, remote=remote, verify=verify), as_json)
 
 
 @click.command()
@@ -55,15 +49,7 @@ def push(targets: tuple[Path, ...], remote: str | None, verify: bool, as_json: b
 @json_option
 def fetch(targets: tuple[Path, ...], remote: str | None, as_json: bool) -> None:
     """Bring objects from the remote into the cache, verified."""
-    from holdfast.data import transfer
-
-    with progress("fetch") as report:
-        moved = transfer.fetch(_repo(), targets, remote=remote, progress=report)
-    emit(
-        vars(moved),
-        as_json=as_json,
-        text=lambda: click.echo(f"{moved.objects} objects fetched, {moved.already} were here"),
-    )
+    show(data_verbs.fetch(targets, remote=remote), as_json)
 
 
 @click.command()
@@ -73,12 +59,7 @@ def fetch(targets: tuple[Path, ...], remote: str | None, as_json: bool) -> None:
 @json_option
 def pull(targets: tuple[Path, ...], remote: str | None, force: bool, as_json: bool) -> None:
     """Fetch, then check out. A target may be one file of a tracked folder."""
-    from holdfast.data import transfer
-
-    with progress("pull") as report:
-        moved, done = transfer.pull(_repo(), targets, remote=remote, force=force, progress=report)
-    value = {"fetched": vars(moved), "placed": vars(done)}
-    emit(value, as_json=as_json, text=lambda: click.echo(f"{moved.objects} objects fetched, {done.files} files placed"))
+    show(data_verbs.pull(targets, remote=remote, force=force), as_json)
 
 
 @click.command()
@@ -368,7 +349,7 @@ def remove(targets: tuple[Path, ...], outs: bool, force: bool, as_json: bool) ->
                 f"{one.path}: {len(one.removed)} files dropped, now version {one.md5[:8]} with {one.files} files"
             )
 
-    emit({"removed": removed, "changed": [vars(one) for one in changed]}, as_json=as_json, text=text)
+    emit({"removed": removed, "changed": [one._asdict() for one in changed]}, as_json=as_json, text=text)
 
 
 @click.command()

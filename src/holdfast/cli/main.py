@@ -5,16 +5,15 @@ Exit status: 0 done, 1 your turn (bad input, a gate that says no), 2 ours. Data 
 
 from __future__ import annotations
 
-import atexit
 import importlib
 import os
 import sys
-import threading
-import warnings
 from typing import Any
 
 import click
 
+from holdfast.cli.output import notices_as_talk
+from holdfast.cli.start import leave
 from holdfast.core.errors import HoldfastError, did_you_mean
 
 # name: (module in holdfast.cli, attribute, one line of help)
@@ -106,62 +105,48 @@ def cli(project: str | None, environment: str | None) -> None:
 def main(argv: list[str] | None = None) -> Any:
     """Run the CLI and leave the process with the right status."""
     status = _run(argv)
-    # A data command may hold millions of names; taking them apart at the end gives nobody anything.
-    if argv is None and sys.argv[1:2] == ["data"] and threading.active_count() == 1:
-        _leave(status)
+    if argv is None and sys.argv[1:2] == ["data"]:
+        leave(status)
     sys.exit(status)
 
 
-def _leave(status: int) -> None:
-    """End the process with what is registered for its end done, and its memory left to the system."""
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        return  # the usual way out knows what to do with a closed pipe
-    os._exit(status)
-
-
-def _plain(message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
-    """A notice is talk, and where in our source it was said is nobody's business."""
-    return (
-        f"notice: {message}\n" if category.__name__ == "Notice" else _format(message, category, filename, lineno, line)
-    )
-
-
-_format = warnings.formatwarning
-
-
 def _run(argv: list[str] | None) -> int:
-    status = 0
-    warnings.formatwarning = _plain
+    notices_as_talk()
     try:
         result = cli.main(args=argv, prog_name="holdfast", standalone_mode=False)
-        status = result if isinstance(result, int) else 0
-    except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
-        status = 130
-    except click.ClickException as error:
+    except BaseException as error:  # noqa: BLE001  (what it is, is decided in one place)
+        return ended_by(error)
+    return result if isinstance(result, int) else 0
+
+
+def ended_by(error: BaseException) -> int:
+    """Say what ended a command; the status it ends with.
+
+    Raises:
+        BaseException: the error itself, where it is a process's own way to end.
+    """
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        # After the terminal's own ^C; for an Abort click has ended that line already.
+        click.echo("\n" * isinstance(error, KeyboardInterrupt) + "interrupted", err=True)
+        return 130
+    if isinstance(error, click.ClickException):
         error.show()
         _as_json("HF100", error.format_message(), None)
-        status = 1
-    except click.exceptions.Exit as stop:
-        status = 1 if stop.exit_code == 2 else stop.exit_code
-    except HoldfastError as error:
-        status = _tell(error)
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        status = 130
-    except BrokenPipeError:
+        return 1
+    if isinstance(error, click.exceptions.Exit):
+        return 1 if error.exit_code == 2 else error.exit_code
+    if isinstance(error, HoldfastError):
+        return _tell(error)
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        status = _tell_os(error)
-    except UnicodeEncodeError as error:
-        status = _tell_words(error)
-    except Exception as error:  # noqa: BLE001  (the last line: what is left is our defect)
-        status = _tell_bug(error)
-    return status
+        return 0
+    if isinstance(error, OSError):
+        return _tell_os(error)
+    if isinstance(error, UnicodeEncodeError):
+        return _tell_words(error)
+    if isinstance(error, Exception):
+        return _tell_bug(error)
+    raise error
 
 
 def _tell(error: HoldfastError) -> int:

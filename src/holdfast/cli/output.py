@@ -1,15 +1,53 @@
-"""How commands print: a record as JSON or as a table drawn from the same record, progress on stderr."""
+"""How commands print: a record as JSON or as a table drawn from the same record, progress on stderr. What only prints plainly
+does not load click."""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import click
+if TYPE_CHECKING:
+    import click
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the data as JSON on stdout.")
+C = TypeVar("C", bound="Callable[..., Any] | click.Command")
+
+
+def json_option(command: C) -> C:
+    """``--json`` for a command."""
+    import click
+
+    return click.option("--json", "as_json", is_flag=True, help="Print the data as JSON on stdout.")(command)
+
+
+def echo(line: str, *, err: bool = False, fg: str | None = None, bold: bool = False, dim: bool = False) -> None:
+    """A line on stdout or stderr, in colour where that is a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    if (fg or bold or dim) and stream.isatty():
+        import click
+
+        click.secho(line, err=err, fg=fg, bold=bold, dim=dim)
+        return
+    stream.write(line + "\n")
+    stream.flush()
+
+
+def notices_as_talk() -> None:
+    """A notice is talk, and where in our source it was said is nobody's business."""
+    warnings.formatwarning = _formatted
+
+
+_format = warnings.formatwarning
+
+
+def _formatted(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    if category.__name__ == "Notice":
+        return f"notice: {message}\n"
+    return _format(message, category, filename, lineno, line)
 
 
 def emit(value: Any, *, as_json: bool, text: Callable[[], None] | None = None) -> None:
@@ -17,25 +55,25 @@ def emit(value: Any, *, as_json: bool, text: Callable[[], None] | None = None) -
     if as_json or text is None:
         import msgspec
 
-        click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+        echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
     else:
         text()
 
 
 def say(message: str) -> None:
     """Talk, on stderr."""
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], *, title: str | None = None) -> None:
     """A plain aligned table on stdout; nothing is cut off when stdout is not a terminal."""
     if title:
-        click.secho(title, bold=True)
+        echo(title, bold=True)
     cells = [[_cell(c) for c in row] for row in rows]
     widths = [max(len(h), *(len(r[i]) for r in cells)) if cells else len(h) for i, h in enumerate(headers)]
-    click.secho("  ".join(h.ljust(w) for h, w in zip(headers, widths, strict=True)).rstrip(), dim=True)
+    echo("  ".join(h.ljust(w) for h, w in zip(headers, widths, strict=True)).rstrip(), dim=True)
     for row in cells:
-        click.echo("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+        echo("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
 
 
 def _cell(value: Any) -> str:
@@ -84,6 +122,6 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int 
         finished = total is not None and done >= total
         if text != said and (now - last >= 5 or finished):
             last, said = now, text
-            click.echo(text, err=True)
+            echo(text, err=True)
 
     yield line

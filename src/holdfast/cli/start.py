@@ -1,43 +1,62 @@
-"""The console script. `holdfast data status` of data that is as it was is asked by prompts and hooks all day: it is answered before
-the library that reads command lines is loaded. Everything else, and whatever needs more than that one line, goes the usual way."""
+"""The console script. The everyday verbs of ``holdfast data`` without options are given by hooks and scripts all day: they are
+done before the library that reads command lines is loaded. Everything else goes the usual way."""
 
 from __future__ import annotations
 
 import gc
 import os
 import sys
+from collections.abc import Sequence
+
+VERBS = ("add", "checkout", "fetch", "pull", "push", "status")
 
 
 def main() -> None:
     """Run the command line and leave the process with its status."""
-    if sys.argv[1:2] == ["data"]:
+    words = sys.argv[1:]
+    if words[:1] == ["data"]:
         # Such a process lives for a moment and may hold millions of names: going through them for garbage gives nobody anything.
         gc.set_threshold(200_000)
-    if sys.argv[1:] == ["data", "status"] and _says("Data is as its pointers say."):
-        os._exit(0)  # nothing is open, and taking the walked names apart would only take time
+        if _without_options(words[1:]):
+            leave(_do(words[1], words[2:]))
     from holdfast.cli.main import main as usual
 
     usual()
 
 
-def _says(line: str) -> bool:
-    """Print the line where it is true."""
-    from pathlib import Path
-
-    from holdfast.data import repository, status
-
-    here = Path.cwd()
-    try:
-        repo = repository.find(here)
-        if repo is None or status.stages_of(repo)[0] or status.outs(repo):
-            return False
-        if status.quarantined(repository.project_at(here) or repo.root):
-            return False
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        os._exit(130)
-    except Exception:  # noqa: BLE001  (the usual way meets it again, and has the words for it)
+def _without_options(words: Sequence[str]) -> bool:
+    if not words or words[0] not in VERBS or any(word.startswith("-") for word in words):
         return False
-    return True
+    return words[0] != "add" or len(words) > 1
+
+
+def _do(verb: str, targets: Sequence[str]) -> int:
+    try:
+        from pathlib import Path
+
+        from holdfast.cli import data_verbs, output
+
+        output.notices_as_talk()
+        data_verbs.WITHOUT_OPTIONS[verb]([Path(target) for target in targets]).text()
+    except BaseException as error:  # noqa: BLE001  (what it is, is decided in one place)
+        from holdfast.cli.main import ended_by
+
+        return ended_by(error)
+    return 0
+
+
+def leave(status: int) -> None:
+    """End a process that has done its one command: what is registered for its end is done, its memory left to the system.
+    Taking millions of names apart would give nobody anything. Where threads are still at work, Python ends it."""
+    import atexit
+    import threading
+
+    if threading.active_count() == 1:
+        atexit._run_exitfuncs()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        except (OSError, ValueError):
+            pass  # the usual way out knows what to do with a closed pipe
+    sys.exit(status)

@@ -14,7 +14,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,19 +49,19 @@ class _Waiting(NamedTuple):
     digest: Digest | None = None
 
 
-@dataclass
 class Cache:
-    """A DVC cache folder (or a local remote, which has the same layout)."""
+    """A DVC cache folder (or a local remote, which has the same layout). ``scratch`` is where files that go to the workspace
+    are made: a killed process must not leave its own files among the user's data."""
 
-    root: Path
-    scratch: str | None = None
-    """Where files that go to the workspace are made: a killed process must not leave its own files among the user's data."""
-    _made: set[str] = field(default_factory=set)
-    _near: dict[str, bool] = field(default_factory=dict)
-    _waiting: list[_Waiting] | None = None
-    _shown: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
-    """Workspace files that became objects, with their stat since."""
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, root: Path, scratch: str | None = None) -> None:
+        self.root = root
+        self.scratch = scratch
+        self._made: set[str] = set()
+        self._near: dict[str, bool] = {}
+        self._waiting: list[_Waiting] | None = None
+        # Workspace files that became objects, with their stat since.
+        self._shown: dict[str, tuple[int, int, int, int]] = {}
+        self._lock = threading.Lock()
 
     def path(self, md5: str, *, legacy: bool = False) -> str:
         """Where an object lies. ``legacy`` is DVC 2.x's place."""

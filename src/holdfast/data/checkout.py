@@ -9,9 +9,8 @@ import stat
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.errors import Conflict, Damaged, NotFound
 from holdfast.data import cache as caches
@@ -29,18 +28,17 @@ _Placed = dict[str, tuple[tuple[int, int, int, int], bytes]]
 """path → (stat, raw SHA-256 or ``UNKNOWN``) of a file that was put there."""
 
 
-@dataclass
 class Done:
     """What a checkout did, as paths below the repository."""
 
-    added: list[str] = field(default_factory=list)
-    modified: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    files: int = 0
+    def __init__(self) -> None:
+        self.added: list[str] = []
+        self.modified: list[str] = []
+        self.deleted: list[str] = []
+        self.files = 0
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(NamedTuple):
     """One out: files to put (path, md5), files to take away; ``wanted`` is the whole it becomes."""
 
     out: Out

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from holdfast.data import hashing
+from holdfast.data import hashing, twin
 
 if TYPE_CHECKING:
     import subprocess
@@ -59,11 +59,7 @@ def in_processes(job: Callable[[T], R], items: Sequence[T], *, turns: bool = Fal
 def _hands(items: int) -> int:
     if items < MANY or "python" not in os.path.basename(sys.executable or "").lower():
         return 0  # few, or within a program that would not start as an interpreter
-    return min(MOST, _cores() - 1)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST, twin.processors() - 1)
 
 
 class _Hand:

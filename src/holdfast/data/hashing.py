@@ -11,10 +11,9 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from holdfast.core.errors import BadInput, Conflict
 from holdfast.core.files import begin_sync
@@ -45,8 +44,7 @@ class Hand(Protocol[Item, R]):
         """End it, whatever it is at."""
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(NamedTuple):
     """Names of a file's bytes, and the stat they were read under."""
 
     md5: str
@@ -269,10 +267,11 @@ def in_parallel(
 
 
 def tree_sha256(members: Iterable[tuple[str, str, int]]) -> str:
-    """The SHA-256 name of a folder: over the canonical JSON of its sorted [path, sha256, size] triples."""
-    import msgspec
+    """The SHA-256 name of a folder: over the canonical JSON (UTF-8, no blanks) of its sorted [path, sha256, size] triples."""
+    from json.encoder import encode_basestring as quoted
 
-    return hashlib.sha256(msgspec.json.encode(sorted(members))).hexdigest()
+    text = ",".join([f'[{quoted(path)},"{sha256}",{size}]' for path, sha256, size in sorted(members)])
+    return hashlib.sha256(f"[{text}]".encode()).hexdigest()
 
 
 def same_bytes(path: Path, md5: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -325,7 +325,7 @@ def _settle(
     dep = brought.dep
     text = file.read_text(encoding="utf-8") if pointer is not None else None
     now = pointers.out_from(content, place.parent, file, repo.root)
-    now = replace(now, place=place, other=dep if "repo" in dep else None)
+    now = now._replace(place=place, other=dep if "repo" in dep else None)
     if now.md5 is not None:
         checkout.check_outs(repo, [now], force=force)
     if repo.scm is not None:

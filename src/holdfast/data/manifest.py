@@ -45,7 +45,7 @@ def parse(data: bytes, where: str) -> dict[str, str]:
     out = _plain(entries)
     if out is None:
         out = _one_by_one(entries, where)
-    folders = {path.rsplit("/", 1)[0] for path in out if "/" in path}
+    folders = {path.rpartition("/")[0] for path in out}
     for folder in list(folders):
         while "/" in folder:
             folder = folder.rsplit("/", 1)[0]

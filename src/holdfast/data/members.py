@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.data import cache as caches
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from holdfast.core.ports import Progress
 
 
-@dataclass(frozen=True)
-class Changed:
+class Changed(NamedTuple):
     """A folder's new version: what was added or replaced, and dropped, as paths below the folder."""
 
     path: str

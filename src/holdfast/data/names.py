@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PARQUET = (".parquet", ".pq")
@@ -29,6 +29,17 @@ def has_tables(path: Path) -> bool:
     return any(True for _ in _tables(path))
 
 
+def any_tables(paths: Sequence[str]) -> bool:
+    """As ``has_tables``, for the paths of the files below a folder."""
+    return _ends_as_table(paths) and any(path.lower().endswith(_TABLES) and "/." not in "/" + path for path in paths)
+
+
+def _ends_as_table(names: Sequence[str]) -> bool:
+    """Whether any may be one; thousands of names at once."""
+    together = "\n".join(names).lower() + "\n"
+    return any(ending + "\n" in together for ending in _TABLES)
+
+
 def _tables(path: Path) -> Iterator[Path]:
     if path.is_file():
         if is_table(path):
@@ -36,9 +47,8 @@ def _tables(path: Path) -> Iterator[Path]:
         return
     for folder, folders, names in os.walk(path):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        together = "\n".join(names).lower() + "\n"
-        if not any(ending + "\n" in together for ending in _TABLES):
-            continue  # thousands of names at once
+        if not _ends_as_table(names):
+            continue
         for name in names:
             if name.lower().endswith(_TABLES) and not name.startswith("."):
                 yield Path(folder, name)

@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -80,7 +80,7 @@ class Other:
             inner = "/".join(parts[:depth])
             root = self.git.scm / inner if inner else self.git.scm
             if self.here and (root / ".dvc").is_dir():
-                return replace(repository.open_at(root), scm=self.git.scm)
+                return repository.open_at(root)._replace(scm=self.git.scm)
             if not self.here:
                 at = f"{inner}/.dvc/config" if inner else ".dvc/config"
                 try:
@@ -89,7 +89,7 @@ class Other:
                     continue
                 (root / ".dvc").mkdir(parents=True, exist_ok=True)
                 (root / ".dvc" / "config").write_bytes(text)
-                return replace(repository.open_at(root), scm=self.git.scm)
+                return repository.open_at(root)._replace(scm=self.git.scm)
         return None
 
     def find(self, path: str, sha: str) -> Tree:
@@ -108,7 +108,7 @@ class Other:
         tree = history.pointers_at(self.git, sha)
         data = history.blobs(self.git, tree.values())
         for file, blob in tree.items() if dvc is not None else ():
-            for out in history.outs_of(replace(self.git, root=self.git.scm), file, data.get(blob, b"")):
+            for out in history.outs_of(self.git._replace(root=self.git.scm), file, data.get(blob, b"")):
                 if out.md5 is None or not out.cache:
                     continue
                 if out.place == place and not out.is_folder:

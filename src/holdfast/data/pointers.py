@@ -11,9 +11,8 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.core.errors import BadInput
 from holdfast.core.files import sync, sync_folder
@@ -36,8 +35,7 @@ _SELDOM = ("files", "cloud", "fs_config", "metric", "plot", "etag", "checksum", 
 _OUT = frozenset((*_CONTENT, *_WRITTEN_BY_PEOPLE, *_SELDOM))
 
 
-@dataclass(frozen=True)
-class Out:
+class Out(NamedTuple):
     """One tracked path of a pointer. ``place`` is where it lies; ``md5`` None means it was never hashed."""
 
     place: Path
@@ -58,15 +56,14 @@ class Out:
         return self.md5 is not None and self.md5.endswith(".dir")
 
 
-@dataclass(frozen=True)
-class Pointer:
+class Pointer(NamedTuple):
     """A pointer file: where it is, its outs, and what it was imported from, if it was."""
 
     file: Path
     outs: tuple[Out, ...]
-    deps: tuple[dict[str, Any], ...] = ()
-    frozen: bool = False
-    data: dict[str, Any] = field(default_factory=dict)
+    deps: tuple[dict[str, Any], ...]
+    frozen: bool
+    data: dict[str, Any]
 
     @property
     def origin(self) -> dict[str, Any] | None:
@@ -116,7 +113,7 @@ def parse(text: str, file: Path, root: Path) -> Pointer:
             raise BadInput(f"{file}: `repo` of a dependency has no url")
     found = [out_from(o, folder, file, root) for o in outs]
     if len(deps) == 1 and "repo" in deps[0]:
-        found = [replace(out, other=deps[0]) for out in found]
+        found = [out._replace(other=deps[0]) for out in found]
     pointer = Pointer(file, tuple(found), tuple(deps), bool(data.get("frozen")), data)
     if len(found) > 1:
         _refuse_overlap([pointer])

@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 from holdfast.core.errors import BadConfig, Conflict, NotFound
 from holdfast.data.text import read as read_text
@@ -21,13 +22,12 @@ _PLACES = frozenset({"url", "dir", "credentialpath", "configpath", "keyfile", "c
 LINK_TYPES = ("reflink", "hardlink", "symlink", "copy")
 
 
-@dataclass(frozen=True)
-class Repository:
+class Repository(NamedTuple):
     """The folder that holds ``.dvc``, and what its configuration says."""
 
     root: Path
     scm: Path | None
-    config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    config: Mapping[str, Mapping[str, str]] = MappingProxyType({})
 
     @property
     def dvc(self) -> Path:

@@ -10,9 +10,8 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,15 +33,21 @@ SMALL_EACH = 16 << 10
 """Bytes a file on average below which a thread spends more on its turn than on the hash."""
 
 
-@dataclass(frozen=True)
+class CalledOff(Exception):
+    """``take`` was called off by the one it showed the paths to."""
+
+
 class Snapshot:
     """The content of a file or a folder at one moment, every byte named. ``fresh`` are the paths that had to be read."""
 
-    place: Path
-    is_folder: bool
-    index: state.Index
-    mode: int
-    fresh: tuple[str, ...] = ()
+    def __init__(
+        self, place: Path, is_folder: bool, index: state.Index, mode: int, fresh: tuple[str, ...] = ()
+    ) -> None:
+        self.place = place
+        self.is_folder = is_folder
+        self.index = index
+        self.mode = mode
+        self.fresh = fresh
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -111,9 +116,12 @@ def _name_whole(index: state.Index) -> None:
     """Work out the names of the whole. Both are over the members in order of path, which is found once."""
     paths, md5, sha256, sizes = index.paths, index.md5.hex(), index.sha256.hex(), index.stats[0::4]
     order = sorted(range(len(paths)), key=paths.__getitem__)
-    index.manifest = manifest.render([(paths[at], md5[32 * at : 32 * at + 32]) for at in order])
+    names = [paths[at] for at in order]
+    index.manifest = manifest.render(zip(names, [md5[32 * at : 32 * at + 32] for at in order], strict=True))
     index.md5_dir = manifest.name(index.manifest)
-    index.tree = hashing.tree_sha256([(paths[at], sha256[64 * at : 64 * at + 64], sizes[at]) for at in order])
+    index.tree = hashing.tree_sha256(
+        zip(names, [sha256[64 * at : 64 * at + 64] for at in order], [sizes[at] for at in order], strict=True)
+    )
 
 
 def take(
@@ -124,11 +132,14 @@ def take(
     links: tuple[str, ...] = ("copy",),
     md5_only: bool = False,
     progress: Progress | None = None,
+    unless: Callable[[Sequence[str]], bool] | None = None,
 ) -> Snapshot:
     """Name every byte at ``place``; only what changed since the last look is read. With ``keep`` every file is also had in
-    that cache afterwards. With ``md5_only`` a file whose SHA-256 is not known is left so.
+    that cache afterwards. With ``md5_only`` a file whose SHA-256 is not known is left so. ``unless`` is shown the paths and may
+    call it off.
 
     Raises:
+        CalledOff: by ``unless``; no file was read.
         NotFound: nothing is there, or a link is broken.
         BadInput: something in it cannot be tracked.
         Conflict: a file changed while it was read.
@@ -145,11 +156,14 @@ def take(
     first = is_folder and not known.paths and keep is not None and links[0] in caches.LINKED
     settled = keep.make_settled() if keep is not None and first else None
     if is_folder:
-        found = tree.listing(place, ignore=ignore.below(repo.root, place) if repo else None)
+        ignored = ignore.below(repo.root, place) if repo else None
+        found = tree.listing(place, ignore=ignored, expected=len(known.paths))
     elif stat.S_ISREG(status.st_mode):
         found = tree.Listing([place.name], array("q", tree.signature(status)))
     else:
         raise BadInput(f"{place} is neither a file nor a folder", hint="pipes, sockets and devices cannot be tracked")
+    if unless is not None and unless(found.paths):
+        raise CalledOff
     if not md5_only:
         known.forget_half_known()
     # After a checkout the files are known and the SHA-256 of the whole is not.
@@ -157,8 +171,8 @@ def take(
     if known.same_as(found) and keep is None and named:
         return Snapshot(place, is_folder, known, status.st_mode)
     reuse = known.unchanged(found)
-    absent = _absent(known, reuse, keep)
-    todo = [at for at, old in enumerate(reuse) if old < 0 or at in absent]
+    absent = _absent(known, keep)
+    todo = [at for at, old in enumerate(reuse) if old < 0 or (absent and known.digest(old)[0] in absent)]
     if not todo and known.same_as(found) and named:
         return Snapshot(place, is_folder, known, status.st_mode)
 
@@ -185,14 +199,13 @@ def _silent(done: int, total: int | None, what: str) -> None:
     return None
 
 
-def _absent(known: state.Index, reuse: list[int], keep: Cache | None) -> set[int]:
-    """Places in the listing whose digest is known but whose object is not in the cache."""
+def _absent(known: state.Index, keep: Cache | None) -> set[str]:
+    """Known objects that are not in the cache."""
     if keep is None:
         return set()
     text = known.md5.hex()
-    names = {at: text[32 * old : 32 * old + 32] for at, old in enumerate(reuse) if old >= 0}
-    there = keep.present(names.values())
-    return {at for at, name in names.items() if name not in there}
+    names = {text[at : at + 32] for at in range(0, len(text), 32)}
+    return names - keep.present(names)
 
 
 def _read(
@@ -279,9 +292,27 @@ def identify(path: Path, name: str | None = None, *, at: int = 0, progress: Prog
 def add(
     root: Path, path: Path, *, progress: Progress | None = None, at: int = 0, name: str | None = None
 ) -> DatasetVersion:
-    """Track a file or folder as ``dvc add`` does: objects in the cache, pointer beside it, a line in ``.gitignore``.
+    """``track``, and the version's record.
 
     Raises:
+        NotFound, BadInput, Conflict: as ``track``.
+    """
+    snapshot = track(root, path, progress=progress)
+    return snapshot.version(name or snapshot.place.stem, os.path.relpath(snapshot.place, root), at=at)
+
+
+def track(
+    root: Path,
+    path: Path,
+    *,
+    progress: Progress | None = None,
+    unless: Callable[[Sequence[str]], bool] | None = None,
+) -> Snapshot:
+    """Track a file or folder as ``dvc add`` does: objects in the cache, pointer beside it, a line in ``.gitignore``.
+    ``unless`` is shown the paths of its files and may call it off.
+
+    Raises:
+        CalledOff: by ``unless``; nothing was done.
         NotFound: nothing is there.
         BadInput: outside the repository, or something in it cannot be tracked.
         Conflict: git tracks it already, it lies in a tracked folder, or it changed while it was read.
@@ -290,9 +321,9 @@ def add(
     repo = repository.ensure(place.parent)
     owner = check_addable(repo, place)
     with repo.lock():
-        snapshot = take(place, repo=repo, keep=caches.of(repo), links=repo.links, progress=progress)
+        snapshot = take(place, repo=repo, keep=caches.of(repo), links=repo.links, progress=progress, unless=unless)
         commit(repo, snapshot, owner)
-    return snapshot.version(name or place.stem, os.path.relpath(place, root), at=at)
+    return snapshot
 
 
 def locate(root: Path, path: Path) -> Path:

@@ -10,7 +10,6 @@ import time
 import zlib
 from array import array
 from binascii import hexlify
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.data.tree import Listing
@@ -23,19 +22,29 @@ RACY_NS = 50_000_000
 """A file changed this shortly before it was looked at may change again without its times moving; it is not believed."""
 
 
-@dataclass
 class Index:
     """Known digests of one tracked path, in the order of the last walk. ``md5``/``sha256`` are raw bytes, 16 and 32 a
     file; ``md5_dir``/``tree`` name the whole when every file of it is known. ``manifest`` is not kept: the bytes that
     ``md5_dir`` was worked out from, if it was just now."""
 
-    paths: list[str] = field(default_factory=list)
-    stats: array[int] = field(default_factory=lambda: array("q"))
-    md5: bytes = b""
-    sha256: bytes = b""
-    md5_dir: str = ""
-    tree: str = ""
-    manifest: bytes = b""
+    __slots__ = ("manifest", "md5", "md5_dir", "paths", "sha256", "stats", "tree")
+
+    def __init__(
+        self,
+        paths: list[str] | None = None,
+        stats: array[int] | None = None,
+        md5: bytes = b"",
+        sha256: bytes = b"",
+        md5_dir: str = "",
+        tree: str = "",
+    ) -> None:
+        self.paths = paths if paths is not None else []
+        self.stats = stats if stats is not None else array("q")
+        self.md5 = md5
+        self.sha256 = sha256
+        self.md5_dir = md5_dir
+        self.tree = tree
+        self.manifest = b""
 
     def digest(self, at: int) -> tuple[str, str]:
         return hexlify(self.md5[16 * at : 16 * at + 16]).decode(), hexlify(self.sha256[32 * at : 32 * at + 32]).decode()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdfast.core.errors import NotFound
 from holdfast.data import cache as caches
@@ -16,21 +15,19 @@ from holdfast.data.pointers import Out, Pointer
 from holdfast.data.repository import Repository
 
 
-@dataclass(frozen=True)
-class OutState:
+class OutState(NamedTuple):
     """One out that is not as its pointer says: ``modified``, ``deleted``, ``not in cache`` or ``new`` (never hashed).
     The lists say which files of a folder."""
 
     pointer: str
     path: str
     state: str
-    added: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
+    added: Sequence[str] = ()
+    changed: Sequence[str] = ()
+    removed: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Quarantine:
+class Quarantine(NamedTuple):
     """Files of a dataset that were kept out, and why."""
 
     name: str
@@ -68,7 +65,7 @@ def choose(repo: Repository, targets: Sequence[Path] = ()) -> list[Pointer]:
     def choose_also(pointer: Pointer) -> None:
         before = chosen.get(pointer.file)
         both = {out.place: out for out in (*(before.outs if before else ()), *pointer.outs)}
-        chosen[pointer.file] = replace(pointer, outs=tuple(both.values()))
+        chosen[pointer.file] = pointer._replace(outs=tuple(both.values()))
 
     everything: list[Pointer] | None = None
     for target in targets:
@@ -94,7 +91,7 @@ def _meant(pointer: Pointer, place: Path) -> Pointer | None:
     if pointer.file.is_relative_to(place):
         return pointer
     outs = [out for out in pointer.outs if place.is_relative_to(out.place) or out.place.is_relative_to(place)]
-    return replace(pointer, outs=tuple(outs)) if outs else None
+    return pointer._replace(outs=tuple(outs)) if outs else None
 
 
 def tracked(repo: Repository, targets: Sequence[Path] = ()) -> list[Out]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,14 +25,14 @@ if TYPE_CHECKING:
     from holdfast.data import checkout
 
 
-@dataclass
 class Moved:
     """What a transfer did. ``missing`` are versions neither side has."""
 
-    objects: int = 0
-    bytes: int = 0
-    already: int = 0
-    missing: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.objects = 0
+        self.bytes = 0
+        self.already = 0
+        self.missing: list[str] = []
 
 
 def _quiet(done: int, total: int | None, what: str) -> None:
