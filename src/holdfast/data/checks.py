@@ -107,7 +107,8 @@ def run(
         for name in dict.fromkeys(name for _, name in keys):
             groups_of = [group for group, other in keys if other == name]
             label = _label([t for group in groups_of for t in group], base)
-            _unique(connection, groups_of, schema.columns[name], name, label, beside, findings)
+            several = sum(rows[table.path] for group in groups_of for table in group)
+            _unique(connection, groups_of, schema.columns[name], name, several, label, beside, findings)
     _volume(rows, schema, history, base, findings)
     last = max(newest, default=None)
     _freshness(last, schema, at, findings)
@@ -346,6 +347,7 @@ def _unique(
     groups: Sequence[Sequence[Table]],
     column: Column,
     name: str,
+    rows: int,
     label: str,
     beside: Sequence[Table],
     findings: list[Finding],
@@ -355,7 +357,8 @@ def _unique(
     # A key that only rises needs no table of what was seen.
     rises = f"SELECT key <= lag(key) OVER () AS back FROM ({new}) WHERE key IS NOT NULL"
     there, distinct = 0, 0
-    if connection.execute(f"SELECT 1 FROM ({rises}) WHERE back LIMIT 1").fetchall():
+    risen = not connection.execute(f"SELECT 1 FROM ({rises}) WHERE back LIMIT 1").fetchall()
+    if not risen and not tables.all_different(connection, new, rows):
         there, distinct = tables.one(connection, f"SELECT count(key), count(DISTINCT key) FROM ({new})")
     if there != distinct:
         again = f"SELECT key AS {quote(name)}, count(*) AS times FROM ({new}) WHERE key IS NOT NULL GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"

@@ -64,6 +64,8 @@ def near_keys(
         left = {n: sql for at, (n, sql) in enumerate(left.items()) if sketched[2 * at + 1] >= 0.9 * sketched[2 * at]}
     found = []
     for name, sql in left.items():
+        if tables.all_different(connection, f"SELECT {sql} AS key FROM {source}", rows):
+            continue
         there, distinct = tables.one(connection, f"SELECT count({sql}), count(DISTINCT {sql}) FROM {source}")
         if not NEARLY * there <= distinct < there:
             continue

@@ -19,6 +19,8 @@ from holdfast.data.dialect import Dialect
 from holdfast.data.names import CSV, tables_in
 
 MEMORY = "1GB"
+SORTED_AT_ONCE = 20_000_000
+"""Hashes that are sorted in memory, 8 bytes each; more keys are counted by DuckDB, which spills."""
 
 _WRONG = {
     # Writers leave NaN out of parquet's min and max, and this one then takes isnan() for false.
@@ -187,6 +189,20 @@ def count_rows(path: Path) -> int | None:
             return sum(rows_of(connection, [Table(p, {}, p.name.lower().endswith(CSV)) for p in found]).values())
         except duckdb.Error:
             return None
+
+
+def all_different(connection: duckdb.DuckDBPyConnection, keys: str, rows: int) -> bool:
+    """Whether no value comes twice in the column ``key`` of a query of at most so many rows; NULLs do not count. False means
+    that one may: equal values have equal hashes, different ones all but always different hashes. Sorting those takes a third
+    of the time of counting distinct strings."""
+    if rows > SORTED_AT_ONCE:
+        return False
+    import numpy as np
+
+    found = connection.execute(f"SELECT hash(key) AS hash FROM ({keys}) WHERE key IS NOT NULL").fetchnumpy()
+    hashes = np.asarray(found["hash"])
+    hashes.sort()
+    return not (hashes[1:] == hashes[:-1]).any()
 
 
 def one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
