@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import functools
 import hashlib
 import hmac
-import http.server
 import json
 import os
 import shutil
@@ -15,7 +13,7 @@ import socket
 import subprocess
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -378,54 +376,6 @@ def test_gc_of_the_remote_keeps_what_is_needed(shared: Repository) -> None:
     close(far)
 
 
-def test_the_web_can_be_read_and_not_written(repo: Repository, tmp_path: Path) -> None:
-    fill(repo.root / "data", FILES)
-    snapshot.add(repo.root, Path("data"))
-    transfer.push(repo)
-    asked: list[str | None] = []
-
-    class Door(http.server.SimpleHTTPRequestHandler):
-        def _door(self, go: Callable[[], None]) -> None:
-            asked.append(self.headers.get("Authorization"))
-            if asked[-1] != "Basic bWU6aHVudGVyMi1uZXZlci1zaG93bg==":
-                self.send_error(401)
-            else:
-                go()
-
-        def do_GET(self) -> None:
-            self._door(super().do_GET)
-
-        def do_HEAD(self) -> None:
-            self._door(super().do_HEAD)
-
-        def log_message(self, *words: object) -> None:
-            return None
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Door, directory=str(tmp_path / "store"))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        url = f"http://127.0.0.1:{server.server_port}/"
-        web = configured(repo, url, {"auth": "basic", "user": "me", "password": SECRET})
-        shutil.rmtree(web.cache)
-        shutil.rmtree(web.root / "data")
-        transfer.pull(web)
-        assert content(web.root / "data") == FILES
-        assert transfer.push(web).objects == 0
-        fill(web.root, {"new": b"new"})
-        snapshot.add(web.root, Path("new"))
-        with pytest.raises(BadConfig, match="only be read"):
-            transfer.push(web)
-        barred = configured(repo, url, {})
-        shutil.rmtree(barred.cache)
-        with pytest.raises(Unavailable, match=r"refuses|reached"):
-            transfer.fetch(barred, [barred.root / "data"])
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
 def test_two_remotes_each_hold_what_is_meant_for_them(repo: Repository) -> None:
     config = repo.dvc / "config"
     config.write_text(config.read_text() + "['remote \"other\"']\n    url = ../../second\n")
@@ -484,6 +434,7 @@ OPTIONS: list[tuple[str, dict[str, str], str]] = [
     ("gs:///p", {}, "names no bucket"),
     ("http://h/p", {"auth": "digest", "password": SECRET}, "digest"),
     ("http://h/p", {"auth": "basic", "ask_password": "true"}, "terminal"),
+    ("http://h/p", {"method": "PATCH"}, "PATCH"),
     ("hdfs://h/p", {}, "hdfs"),
     ("ssh://h", {}, "folder"),
     ("ssh://h/p", {"port": "many"}, "numbers"),

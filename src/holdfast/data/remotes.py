@@ -1,4 +1,4 @@
-"""Where data is shared: a folder, object storage through ``obstore``, or a host reached by SSH. The layout is DVC's.
+"""Where data is shared: a folder, object storage through ``obstore``, a host reached by SSH, a web server. The layout is DVC's.
 
 An object gets its name only when it is complete; what comes back is hashed before it is believed.
 """
@@ -39,7 +39,6 @@ class Remote(Protocol):
     """One place that holds objects."""
 
     label: str
-    writable: bool
 
     def present(self, names: Iterable[Name]) -> set[Name]:
         """Those of the names that are there."""
@@ -63,8 +62,6 @@ class Remote(Protocol):
 
 class FolderRemote:
     """A folder: the same layout, the same care and the same mode 0444 as the cache."""
-
-    writable = True
 
     def __init__(self, root: Path) -> None:
         self.label = str(root)
@@ -105,13 +102,13 @@ class FolderRemote:
 
 
 class StoreRemote:
-    """S3, Google Cloud Storage, Azure, or a read-only web server."""
+    """S3, Google Cloud Storage or Azure."""
 
-    def __init__(self, label: str, store: Any, prefix: str, *, writable: bool = True) -> None:
+    def __init__(self, label: str, store: Any, prefix: str) -> None:
         import obstore
         from obstore import exceptions
 
-        self.label, self.writable = label, writable
+        self.label = label
         self.api, self._errors, self._store = obstore, exceptions, store
         self._prefix = prefix.strip("/")
 
@@ -120,7 +117,7 @@ class StoreRemote:
 
     def present(self, names: Iterable[Name]) -> set[Name]:
         wanted = list(set(names))
-        if len(wanted) <= ASK_ONE_BY_ONE or not self.writable:
+        if len(wanted) <= ASK_ONE_BY_ONE:
             return {name for name, there in zip(wanted, hashing.in_parallel(self._has, wanted), strict=True) if there}
         # A page of a listing names a thousand; two hex digits at a time keeps a huge remote out of the answer.
         keys = {self._key(name): name for name in wanted}
@@ -143,8 +140,6 @@ class StoreRemote:
         return True
 
     def put(self, name: Name, file: str) -> None:
-        if not self.writable:
-            raise BadConfig(f"{self.label} can only be read", hint="push to another remote")
         # Hashed first: object storage makes an upload visible by itself when it is complete.
         verify(name, hashing.copy_md5(file, None), "the cache")
         self.call(name.md5, lambda: self.api.put(self._store, self._key(name), Path(file)))
@@ -275,10 +270,14 @@ def of(repo: Repository, name: str | None = None) -> Remote:
         from holdfast.data.remotes_ssh import SshRemote
 
         return SshRemote(shown, url, options)
+    if parts.scheme in ("http", "https"):
+        from holdfast.data.remotes_web import WebRemote
+
+        return WebRemote(shown, url, options)
     from holdfast.data import stores
 
     store, prefix = stores.open_store(shown, url, options)
-    return StoreRemote(shown, store, prefix, writable=parts.scheme not in ("http", "https"))
+    return StoreRemote(shown, store, prefix)
 
 
 def read_object(label: str, store: Any, key: str, *, body: bool) -> tuple[Mapping[str, Any], Iterator[bytes]]:
@@ -287,7 +286,7 @@ def read_object(label: str, store: Any, key: str, *, body: bool) -> tuple[Mappin
     Raises:
         NotFound, Unavailable: as the remotes.
     """
-    remote = StoreRemote(label, store, "", writable=False)
+    remote = StoreRemote(label, store, "")
     if not body:
         return remote.call(key, lambda: remote.api.head(store, key)), iter(())
     result = remote.call(key, lambda: remote.api.get(store, key))

@@ -45,8 +45,6 @@ _PIECE = 1 << 18
 class SshRemote:
     """A folder on another host. An object is uploaded under a temporary name and renamed when all of it is there."""
 
-    writable = True
-
     def __init__(self, label: str, url: str, options: Mapping[str, str]) -> None:
         for key in options:
             if key not in COMMON and key not in _KNOWN:

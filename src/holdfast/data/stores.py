@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import configparser
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,8 +60,8 @@ def flag(options: Mapping[str, str], key: str, default: bool = False) -> bool:
 
 
 def _client(label: str, options: Mapping[str, str], *, plain: bool) -> Any:
-    made: dict[str, Any] = {"timeout": f"{_seconds(label, options, 'read_timeout', 120)}s"}
-    made["connect_timeout"] = f"{_seconds(label, options, 'connect_timeout', 10)}s"
+    connect, read = timeouts(label, options)
+    made: dict[str, Any] = {"timeout": f"{read}s", "connect_timeout": f"{connect}s"}
     if plain:
         made["allow_http"] = True
     verify = options.get("ssl_verify", "true")
@@ -72,6 +73,11 @@ def _client(label: str, options: Mapping[str, str], *, plain: bool) -> Any:
         except OSError as error:
             raise BadConfig(f"{label}: ssl_verify names {verify}: {error.strerror}", hint="name a PEM file") from None
     return made
+
+
+def timeouts(label: str, options: Mapping[str, str]) -> tuple[float, float]:
+    """(to connect, to read), in seconds."""
+    return _seconds(label, options, "connect_timeout", 10), _seconds(label, options, "read_timeout", 120)
 
 
 def _seconds(label: str, options: Mapping[str, str], key: str, default: float) -> float:
@@ -260,23 +266,32 @@ def _http(label: str, url: str, options: Mapping[str, str]) -> Store:
     from obstore.store import HTTPStore
 
     client = _client(label, options, plain=url.startswith("http://"))
+    headers = web_headers(label, options)
+    if headers:
+        client["default_headers"] = headers
+    return HTTPStore.from_url(url, client_options=client), ""
+
+
+def web_headers(label: str, options: Mapping[str, str]) -> dict[str, str]:
+    """What a web server is told to let somebody in."""
     auth, password = options.get("auth", "").lower(), options.get("password") or ""
     if auth in ("basic", "custom") and flag(options, "ask_password") and not password:
         password = ask(label, "password")
     if auth == "basic":
         token = base64.b64encode(f"{options.get('user', '')}:{password}".encode()).decode()
-        client["default_headers"] = {"Authorization": f"Basic {token}"}
-    elif auth == "custom":
-        client["default_headers"] = {options.get("custom_auth_header") or "Authorization": password}
-    elif auth:
+        return {"Authorization": f"Basic {token}"}
+    if auth == "custom":
+        return {options.get("custom_auth_header") or "Authorization": password}
+    if auth:
         raise BadConfig(
             f"{label}: auth {auth!r} is not supported here", hint="use basic or custom, or dvc for this remote"
         )
-    return HTTPStore.from_url(url, client_options=client), ""
+    return {}
 
 
+@functools.cache
 def ask(label: str, what: str) -> str:
-    """A secret from the terminal.
+    """A secret from the terminal, asked for once.
 
     Raises:
         BadConfig: there is no terminal.
