@@ -25,9 +25,9 @@ from holdfast.data.repository import Repository
 VICTIM = """
 import os, random, shutil, sys
 from pathlib import Path
-from holdfast.data import crew, hashing, repository, snapshot, transfer, twin, gc, checkout
+from holdfast.data import crew, hashing, repository, snapshot, transfer, tree, twin, gc, checkout
 if sys.argv.pop() == "several processes":
-    crew.MANY = hashing.GROUP = 8
+    crew.MANY = hashing.GROUP = tree.MANY = 8
     twin.processors = lambda: 2
 repo = repository.open_at(Path.cwd())
 told = os.open("../told", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
