@@ -245,3 +245,25 @@ def test_no_repository_is_begun_around_a_path_that_lies_elsewhere(root: Path, da
     for words in (("add", str(other / "x.csv")), ("add", "--no-check", "../elsewhere/x.csv")):
         refused(data, *words, says="lies outside")
     assert sorted(p.name for p in other.iterdir()) == ["x.csv"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_top_is_not_tracked_and_nothing_begins_around_it(root: Path, data: Call, begun: bool) -> None:
+    fill(root, {"d/a": b"a"})
+    if not begun:
+        shutil.rmtree(root / ".dvc")
+    beside = sorted(root.parent.iterdir())
+    for words, at in (((".",), "."), ((str(root),), "."), (("..",), "d")):
+        for more in ((), ("--no-check",)):
+            told = data("add", *words, *more, status=1, at=at)
+            assert "is the top of a repository" in told and "not a git repository" not in told
+    assert sorted(root.parent.iterdir()) == beside
+    data("add", "d")
+
+
+def test_there_is_no_history_before_the_first_commit(root: Path, data: Call) -> None:
+    fill(root, {"one": b"1"})
+    data("add", "one")
+    refused(data, "log", "one", says="no commit tracks one")
+    commit(root, "first")
+    assert "first" in data("log", "one")

@@ -87,9 +87,10 @@ def _add(target: Path, no_check: bool) -> DatasetVersion | Added:
 def _refuse_elsewhere(target: Path) -> None:
     """A repository is begun where somebody works, never around a path that lies elsewhere."""
     from holdfast.core.errors import BadInput
-    from holdfast.data import repository
+    from holdfast.data import repository, snapshot
 
     here, place = Path.cwd(), Path(os.path.abspath(target))  # noqa: PTH100 - links in it stay
+    snapshot.refuse_top(place)
     top = repository.project_at(here) or repository.git_top(here) or here
     if repository.find(place.parent) is None and not place.is_relative_to(top):
         raise BadInput(

@@ -165,7 +165,7 @@ def at_revision(repo: Repository, revision: str, place: Path) -> Out | None:
 
 
 def commits_of(repo: Repository, files: Sequence[Path]) -> list[Commit]:
-    """Commits that touched any of the files, newest first.
+    """Commits that touched any of the files, newest first; none before the first one.
 
     Raises:
         NotFound: this is no git repository.
@@ -173,6 +173,8 @@ def commits_of(repo: Repository, files: Sequence[Path]) -> list[Commit]:
     if repo.scm is None:
         raise NotFound("this folder is not in a git repository", hint="history needs git")
     names = [os.path.relpath(f, repo.scm) for f in files]
+    if not git(repo, "rev-list", "--all", "--max-count=1"):
+        return []
     raw = git(repo, "log", "--format=%H%x1f%ct%x1f%an <%ae>%x1f%s%x1e", "--", *names).decode("utf-8", "replace")
     found = []
     for record in raw.split("\x1e"):

@@ -189,7 +189,7 @@ def admit(
     check_name(source_name, "dataset")
     started = time.perf_counter()
     place = snapshot.locate(root, path)
-    repo = repository.ensure(place.parent)
+    repo = snapshot.repository_for(place)
     owner = snapshot.check_addable(repo, place)
     before = state(ledger, source_name)
     with repo.lock(wait=30):

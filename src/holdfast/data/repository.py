@@ -175,6 +175,11 @@ def _write_new(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
+def is_top(folder: Path) -> bool:
+    """Whether a folder is the top of a DVC repository, a git work tree or a Holdfast project."""
+    return any((folder / mark).exists() for mark in (".dvc", ".git", *MARKS))
+
+
 def in_git(folder: Path) -> bool:
     """Whether a folder lies in a git work tree."""
     return git_top(folder) is not None

@@ -318,7 +318,7 @@ def track(
         Conflict: git tracks it already, it lies in a tracked folder, or it changed while it was read.
     """
     place = locate(root, path)
-    repo = repository.ensure(place.parent)
+    repo = repository_for(place)
     owner = check_addable(repo, place)
     with repo.lock():
         snapshot = take(place, repo=repo, keep=caches.of(repo), links=repo.links, progress=progress, unless=unless)
@@ -329,6 +329,26 @@ def track(
 def locate(root: Path, path: Path) -> Path:
     """The absolute place of a path that is relative to ``root``; links in it stay."""
     return Path(os.path.normpath(Path(os.path.abspath(root)) / path))
+
+
+def repository_for(place: Path) -> Repository:
+    """The repository a path is tracked in, begun where there is none.
+
+    Raises:
+        BadInput: as ``refuse_top``.
+    """
+    refuse_top(place)
+    return repository.ensure(place.parent)
+
+
+def refuse_top(place: Path) -> None:
+    """A repository that is begun for a path must not begin around the one that is there.
+
+    Raises:
+        BadInput: it would.
+    """
+    if repository.find(place.parent) is None and repository.is_top(place):
+        raise BadInput(f"{place} is the top of a repository", hint="name the files or folders in it")
 
 
 def check_addable(repo: Repository, place: Path) -> Pointer | None:
