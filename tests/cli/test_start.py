@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -188,3 +189,23 @@ def test_a_closed_pipe_is_no_traceback(root: Path) -> None:
         assert child.stdout is not None and child.stderr is not None
         child.stdout.close()
         assert "Traceback" not in child.stderr.read()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize(("words", "status"), [("status", 0), ("add data", 0), ("status none", 1), ("add none", 1)])
+def test_without_anybody_to_tell_the_work_is_done(root: Path, words: str, status: int, closed: str) -> None:
+    _changed(root)
+    command = f"{sys.executable} -c {shlex.quote(SHORT.format(args=['data', *words.split()]))} {closed}"
+    done = subprocess.run(["sh", "-c", command], cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == status
+    assert "Traceback" not in done.stdout + done.stderr and "HF900" not in done.stderr
+    assert done.stdout == "" or ">&-" not in closed.replace("2>&-", "")
+    assert (ask(USUAL, root)[1] == CLEAN) == (words == "add data")
+
+
+def test_letters_a_terminal_does_not_have_are_escaped(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    for way in (SHORT, USUAL):
+        status, out, err = ask(way, root, "data", "add", "data")
+        assert (status, err.replace("add data: 100 % a\n", "")) == (0, "")
+        assert "\\u2013" in out  # no rows: it is no table

@@ -54,8 +54,9 @@ def leave(status: int) -> None:
     if threading.active_count() == 1:
         atexit._run_exitfuncs()
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                if stream is not None:
+                    stream.flush()
             os._exit(status)
         except (OSError, ValueError):
             pass  # the usual way out knows what to do with a closed pipe
