@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def _plain(patterns: list[str]) -> Match:
 def read(file: Path) -> Match | None:
     """The matcher of an ignore file; None if there is none or it is empty."""
     try:
-        return compile_patterns(text.read(file, errors="replace").splitlines())
+        return compile_patterns(text.read(file, errors="replace").split("\n"))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -115,12 +116,32 @@ def refuse_inside(folder: Path) -> None:
 
 def escape(name: str) -> str:
     """A file name as a .gitignore line that matches only it, escaped as DVC escapes."""
-    out = name.replace("\\", "\\\\")
-    for char in "[]*?":
-        out = out.replace(char, "\\" + char)
-    if out[:1] in "#!":
-        out = "\\" + out
-    return out
+    return "".join("\\" + char if char in "\\[]!*#?" else char for char in name)
+
+
+def hide(top: Path, place: Path) -> None:
+    """Have git ignore a path of the work tree ``top``, by a line beside it where no line there is does so already."""
+    if not by_git(top, place):
+        add_line(place.parent, place.name)
+
+
+def by_git(top: Path, place: Path) -> bool:
+    """Whether the ``.gitignore`` files of the work tree ``top`` ignore a path. Those that are one person's own are not asked:
+    what is tracked is to be ignored for everybody."""
+    parts = place.relative_to(top).parts
+    chain: list[tuple[int, Match]] = []
+    for depth in range(len(parts)):
+        matcher = read(Path(top, *parts[:depth], ".gitignore"))
+        if matcher is not None:
+            chain.append((depth, matcher))
+        is_folder = depth + 1 < len(parts) or (place.is_dir() and not place.is_symlink())
+        for start, matcher in reversed(chain):
+            verdict = matcher("/".join(parts[start : depth + 1]), is_folder)
+            if verdict:
+                return True
+            if verdict is not None:
+                break
+    return False
 
 
 def add_line(folder: Path, name: str) -> bool:
@@ -131,7 +152,7 @@ def add_line(folder: Path, name: str) -> bool:
         old = text.read(file, errors="surrogateescape")
     except FileNotFoundError:
         old = ""
-    if line in old.splitlines():
+    if "\n" + line + "\n" in "\n" + old.replace("\r\n", "\n") + "\n":
         return False
     _replace(file, old + ("\n" if old and not old.endswith("\n") else "") + line + "\n")
     return True
@@ -141,7 +162,8 @@ def remove_line(folder: Path, name: str) -> bool:
     """Take ``/name`` out again; a file left empty is removed. True if it changed."""
     line, file = "/" + escape(name), folder / ".gitignore"
     try:
-        lines = text.read(file, errors="surrogateescape").splitlines(keepends=True)
+        # Only a line feed ends a line here: names may hold what else Python takes for an end.
+        lines = io.StringIO(text.read(file, errors="surrogateescape"), newline="\n").readlines()
     except FileNotFoundError:
         return False
     kept = [one for one in lines if one.rstrip("\r\n") != line]

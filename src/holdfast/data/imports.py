@@ -329,7 +329,7 @@ def _settle(
     if now.md5 is not None:
         checkout.check_outs(repo, [now], force=force)
     if repo.scm is not None:
-        ignore.add_line(place.parent, place.name)
+        ignore.hide(repo.scm, place)
     pointers.write(file, pointers.render_import(text, dep, content))
     if now.md5 is not None:
         checkout.place_outs(repo, [now], force=force, progress=progress)

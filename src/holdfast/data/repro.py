@@ -351,7 +351,7 @@ def _keep(repo: Repository, stage: Stage, out: StageOut) -> Snapshot:
     if taken.is_folder:
         cache.put(manifest.render(taken.members.items()), taken.md5)
     if repo.scm is not None:
-        ignore.add_line(place.parent, place.name)
+        ignore.hide(repo.scm, place)
     return taken
 
 
@@ -451,6 +451,6 @@ def _restore(repo: Repository, stage: Stage, say: Say) -> bool:
     taken = {out.path: snapshot.take(out.place, repo=repo) for out in outs}
     for out in stage.outs:
         if out.cache and repo.scm is not None:
-            ignore.add_line((stage.folder / out.path).parent, (stage.folder / out.path).name)
+            ignore.hide(repo.scm, stage.folder / out.path)
     stages.write_lock(stages.lock_file(stage), stage.name, _entry(repo, stage, taken))
     return True

@@ -438,7 +438,7 @@ def commit(repo: Repository, snapshot: Snapshot, owner: Pointer | None = None) -
         isexec=snapshot.isexec,
     )
     if repo.scm is not None:
-        ignore.add_line(place.parent, place.name)
+        ignore.hide(repo.scm, place)
     if owner is None:
         file, path = place.with_name(place.name + ".dvc"), place.name
     else:
