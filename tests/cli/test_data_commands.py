@@ -267,3 +267,13 @@ def test_there_is_no_history_before_the_first_commit(root: Path, data: Call) -> 
     refused(data, "log", "one", says="no commit tracks one")
     commit(root, "first")
     assert "first" in data("log", "one")
+
+
+def test_a_name_that_is_mistyped_among_others_adds_nothing(root: Path, data: Call) -> None:
+    fill(root, {"a": b"1", "b": b"2", "d/x": b"3", "d/y": b"4"})
+    refused(data, "add", "a", "nope", "b", says="nope does not exist; nothing was added")
+    assert not list(root.glob("[!.]*.dvc"))
+    data("add", "d")
+    (root / "d" / "y").unlink()
+    data("add", "a", "d/y")
+    assert "nfiles: 1" in (root / "d.dvc").read_text() and (root / "a.dvc").exists()

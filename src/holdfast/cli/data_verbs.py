@@ -58,10 +58,26 @@ def add(targets: Sequence[Path], *, no_check: bool = False) -> Said:
     Raises:
         BadData: a table breaks its schema; it was not added.
     """
+    _refuse_absent(targets)
     versions = [_add(target, no_check) for target in targets]
     return Said(
         lambda: [one.record() if isinstance(one, Added) else one for one in versions], lambda: _show_versions(versions)
     )
+
+
+def _refuse_absent(targets: Sequence[Path]) -> None:
+    """A name that is mistyped among others is told before any of them is added, as DVC does."""
+    absent = [target for target in targets if not os.path.lexists(target)] if len(targets) > 1 else []
+    if not absent:
+        return
+    from holdfast.core.errors import NotFound
+    from holdfast.data import members, repository, snapshot
+
+    for target in absent:
+        # What is gone from a tracked folder is dropped from its next version.
+        repo = repository.find(target.absolute().parent)
+        if repo is None or members.folder_of(repo, snapshot.locate(Path.cwd(), target)) is None:
+            raise NotFound(f"{target} does not exist; nothing was added", hint="check the path")
 
 
 def _add(target: Path, no_check: bool) -> DatasetVersion | Added:
