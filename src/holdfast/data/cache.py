@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import itertools
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -404,6 +405,8 @@ class Cache:
             BadConfig: none of the configured ways works between these two places.
         """
         if links and links[0] == "hardlink" and self._link_new(source, target):
+            if executable:
+                make_executable(target)
             return "hardlink"
         temporary = self.aside(target)
         for kind in links:
@@ -439,18 +442,25 @@ class Cache:
         elif kind == "symlink":
             os.symlink(os.path.abspath(source), temporary)
         else:
-            mode = 0o777 if executable else 0o666
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             try:
                 if kind == "reflink":
-                    if _clone(source, fd):
-                        return True
-                    os.unlink(temporary)
-                    return False
-                _copy(source, fd)
+                    if not _clone(source, fd):
+                        os.unlink(temporary)
+                        return False
+                else:
+                    _copy(source, fd)
             finally:
                 os.close(fd)
+        if executable:
+            make_executable(temporary)
         return True
+
+
+def make_executable(path: str) -> None:
+    """Let the owner run a file; where it is a link, its object is the file, as with DVC. Another owner's stays as it is."""
+    with suppress(PermissionError):
+        os.chmod(path, os.stat(path).st_mode & 0o7777 | stat.S_IXUSR)
 
 
 _Taken = tuple[str, str, tuple[int, int, int, int], int, str | None]

@@ -183,7 +183,11 @@ def take(
         # Now that the objects have their names. What was a link already was seen to while it was read.
         for at, digest in digests.items():
             if found.paths[at] not in found.links:
-                digests[at] = keep.show(base + found.paths[at], digest, links[0])
+                shown = keep.show(base + found.paths[at], digest, links[0])
+                if status.st_mode & stat.S_IXUSR and not is_folder:
+                    caches.make_executable(str(place))
+                    shown = shown._replace(stat=tree.signature(os.stat(place)))
+                digests[at] = shown
     index = _merge(found, known, reuse, digests)
     if is_folder:
         if named and (index.paths, index.md5, index.sha256) == (known.paths, known.md5, known.sha256):
