@@ -24,10 +24,20 @@ def compile_patterns(lines: Sequence[str]) -> Match | None:
         return _plain(patterns)
     import pathspec
 
-    spec = pathspec.GitIgnoreSpec.from_lines(patterns)
+    # As git and DVC, the last line that matches decides. The library's own verdict is about files alone: of `*` and `!*/` it
+    # would take the first for folders too.
+    rules = [
+        (made.regex.search, made.include, line.rstrip().endswith("/"))
+        for line, made in zip(patterns, pathspec.GitIgnoreSpec.from_lines(patterns).patterns, strict=True)
+        if made.regex is not None
+    ]
+    rules.reverse()
 
     def match(path: str, folder: bool) -> bool | None:
-        return spec.check_file(path + "/" if folder else path).include
+        for matches, include, only_folder in rules:
+            if (folder or not only_folder) and (matches(path) or (folder and matches(path + "/"))):
+                return bool(include)
+        return None
 
     return match
 
@@ -128,10 +138,19 @@ def hide(top: Path, place: Path) -> None:
 def by_git(top: Path, place: Path) -> bool:
     """Whether the ``.gitignore`` files of the work tree ``top`` ignore a path. Those that are one person's own are not asked:
     what is tracked is to be ignored for everybody."""
+    return _by(".gitignore", top, place)
+
+
+def by_dvc(root: Path, place: Path) -> bool:
+    """Whether the ``.dvcignore`` files of the repository at ``root`` ignore a path."""
+    return _by(".dvcignore", root, place)
+
+
+def _by(name: str, top: Path, place: Path) -> bool:
     parts = place.relative_to(top).parts
     chain: list[tuple[int, Match]] = []
     for depth in range(len(parts)):
-        matcher = read(Path(top, *parts[:depth], ".gitignore"))
+        matcher = read(Path(top, *parts[:depth], name))
         if matcher is not None:
             chain.append((depth, matcher))
         is_folder = depth + 1 < len(parts) or (place.is_dir() and not place.is_symlink())

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from holdfast.core.errors import BadInput, Conflict, NotFound
 from holdfast.core.ports import Progress
 from holdfast.data import cache as caches
-from holdfast.data import checkout, hashing, ignore, manifest, origins, pointers, remotes, status, tree
+from holdfast.data import checkout, hashing, ignore, manifest, origins, pointers, remotes, snapshot, status, tree
 from holdfast.data.pointers import Out, Pointer
 from holdfast.data.repository import Repository
 
@@ -206,13 +206,14 @@ def _place(repo: Repository, out: Path | None, name: str, force: bool) -> Path:
     """Where an import goes.
 
     Raises:
-        BadInput: outside the repository.
+        BadInput: outside the repository, behind a link in it, or ignored.
         Conflict: something is there, or it would overlap what is tracked.
     """
     place = Path(os.path.abspath(out if out is not None else name))
     if place.is_dir() and out is not None and not force:
         place = place / name
     pointers.inside(place.parent, place.name, repo.root, place)
+    pointers.refuse_behind_link(repo.root, place)
     file = place.with_name(place.name + ".dvc")
     if not place.parent.is_dir():
         raise NotFound(f"folder {place.parent} does not exist", hint="make it first")
@@ -226,6 +227,7 @@ def _place(repo: Repository, out: Path | None, name: str, force: bool) -> Path:
                 f"{os.path.relpath(place, repo.root)} overlaps {os.path.relpath(tracked.place, repo.root)}, which is tracked",
                 hint="choose another place with --out",
             )
+    snapshot.refuse_ignored(repo, place)
     return place
 
 

@@ -59,6 +59,8 @@ def add(repo: Repository, place: Path, *, progress: Progress | None = None) -> C
             return _drop(repo, pointer, out, members, [inner])
         if place.is_symlink() and place.is_dir():
             raise BadInput(f"{place} is a link to a folder", hint="add the folder itself")
+        if ignore.by_dvc(repo.root, place):
+            raise BadInput(f"{inner} is ignored by .dvcignore", hint="take the line out, or leave it untracked")
         skip = ignore.below(repo.root, place)
         cache = caches.of(repo)
         if place.is_dir():
@@ -137,6 +139,7 @@ def _open(repo: Repository, place: Path) -> tuple[Pointer, Out, dict[str, str]]:
         raise NotFound(f"{place} lies in no tracked folder", hint="track it with `holdfast data add`")
     pointer, out = found
     pointers.inside(place.parent, place.name, repo.root, place)
+    pointers.refuse_behind_link(repo.root, place)
     if out.legacy:
         raise BadInput(
             f"{out.path} is data of DVC 2.x", hint="bring it to 3.x with `holdfast data migrate --dvc-files`"

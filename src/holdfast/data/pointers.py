@@ -256,6 +256,17 @@ def inside(folder: Path, path: str, root: Path, file: Path) -> Path:
     return place
 
 
+def refuse_behind_link(root: Path, place: Path) -> None:
+    """What a link to a folder shows is tracked where it lies, or two pointers would speak of one file.
+
+    Raises:
+        BadInput: a folder above ``place`` is such a link.
+    """
+    real = os.path.realpath(place.parent)
+    if real != os.path.normpath(os.path.join(os.path.realpath(root), os.path.relpath(place.parent, root))):
+        raise BadInput(f"{place} lies behind a link", hint=f"name it where it is: {os.path.join(real, place.name)}")
+
+
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 

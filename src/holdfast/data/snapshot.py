@@ -148,6 +148,8 @@ def take(
     try:
         status = os.stat(place)
     except FileNotFoundError:
+        if place.is_symlink():
+            raise NotFound(f"{place} is a broken link", hint="remove the link, or mend it") from None
         raise NotFound(f"{place} does not exist", hint="check the path") from None
     is_folder = stat.S_ISDIR(status.st_mode)
     where = repo.state if repo else None
@@ -159,7 +161,8 @@ def take(
         ignored = ignore.below(repo.root, place) if repo else None
         found = tree.listing(place, ignore=ignored, expected=len(known.paths))
     elif stat.S_ISREG(status.st_mode):
-        found = tree.Listing([place.name], array("q", tree.signature(status)))
+        linked = {place.name} if place.is_symlink() else None
+        found = tree.Listing([place.name], array("q", tree.signature(status)), linked)
     else:
         raise BadInput(f"{place} is neither a file nor a folder", hint="pipes, sockets and devices cannot be tracked")
     if unless is not None and unless(found.paths):
@@ -229,7 +232,7 @@ def _read(
         if found.paths[at] in found.links and not _is_ours(path, keep):
             # DVC tracks what a link shows, as a file of its own.
             keep.settle()
-            keep.link_into(keep.path(digest.md5), path, links)
+            keep.link_into(keep.path(digest.md5), path, links, executable=bool(digest.mode & stat.S_IXUSR))
             digest = Digest(digest.md5, digest.sha256, tree.signature(os.stat(path)), digest.mode)
         return digest
 
@@ -370,12 +373,33 @@ def check_addable(repo: Repository, place: Path) -> Pointer | None:
         raise BadInput(f"{place} is a link to a folder", hint="add the folder itself")
     if place.suffix == ".dvc":
         raise BadInput(f"{place} is a pointer, not data", hint="commit it with git")
+    pointers.refuse_behind_link(repo.root, place)
     if place.is_dir():
         ignore.refuse_inside(place)
     owner = _check_overlap(repo, place)
+    refuse_ignored(repo, place)
     if repo.scm is not None:
         _refuse_tracked_by_git(repo.scm, place)
     return owner
+
+
+def refuse_ignored(repo: Repository, place: Path) -> None:
+    """What ``.dvcignore`` covers is not there for any command, and a pointer that git ignores reaches nobody.
+
+    Raises:
+        BadInput: one of the two is so.
+    """
+    if ignore.by_dvc(repo.root, place):
+        raise BadInput(
+            f"{os.path.relpath(place, repo.root)} is ignored by .dvcignore",
+            hint="take the line out, or leave it untracked",
+        )
+    file = place.with_name(place.name + ".dvc")
+    if repo.scm is not None and ignore.by_git(repo.scm, file):
+        raise BadInput(
+            f"its pointer {os.path.relpath(file, repo.root)} is ignored by .gitignore, and would reach nobody",
+            hint="take the line out; `add` writes one for the data alone",
+        )
 
 
 def _refuse_tracked_by_git(top: Path, place: Path) -> None:
