@@ -191,8 +191,35 @@ def test_missing_everywhere_says_so(repo: Repository) -> None:
     track(repo, FILES)
     forget_cache(repo)
     shutil.rmtree(repo.root / "data")
-    with pytest.raises(NotFound, match="not on"):
+    with pytest.raises(NotFound, match=r"data \(.{8}\) is in neither"):
         transfer.pull(repo)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_what_is_missing_is_named_and_the_rest_is_pulled(
+    repo: Repository, many: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer.crew, "MANY", 1 if many else 1000)
+    track(repo, FILES)
+    fill(repo.root, {"lost": b"l", "kept": b"k", "other/a": b"1", "other/b": b"2"})
+    md5s = [snapshot.add(repo.root, Path(name)).md5 for name in ("lost", "kept", "other")]
+    transfer.push(repo)
+    there = repo.root.parent / "store" / "files" / "md5"
+    (there / md5s[0][:2] / md5s[0][2:]).unlink()
+    two = next(md5 for path, md5 in caches.of(repo).members(md5s[2]).items() if path == "b")
+    (there / two[:2] / two[2:]).unlink()
+    forget_cache(repo)
+    for name in ("data", "other"):
+        shutil.rmtree(repo.root / name)
+    for name in ("lost", "kept"):
+        (repo.root / name).unlink()
+    with pytest.raises(NotFound, match=r"(lost|other/b) \(.{8}\) is in neither .* 1 more"):
+        transfer.pull(repo)
+    assert content(repo.root / "data") == FILES and (repo.root / "kept").read_bytes() == b"k"
+    assert not (repo.root / "lost").exists() and not (repo.root / "other").exists()
+    assert not caches.of(repo).has(md5s[2]), "a manifest came before its members"
+    assert not list((repo.cache / "holdfast-tmp").iterdir())
+    assert transfer.pull(repo, [repo.root / "other" / "a"])[1].files == 1
 
 
 def test_lock_held_by_another_is_a_clear_refusal(repo: Repository) -> None:

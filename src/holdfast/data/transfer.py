@@ -177,7 +177,7 @@ def fetch(
     """Bring objects of the targets into the cache. A target inside a tracked folder brings only its members.
 
     Raises:
-        NotFound: no such remote, or an object is not there.
+        NotFound: no such remote, or an object is not there; all others are fetched.
         Damaged: an object arrived with other bytes; it is not kept.
         BadInput: a manifest names places it must not; nothing of it is kept.
         Unavailable: the remote cannot be reached; what has arrived stays.
@@ -185,7 +185,18 @@ def fetch(
     if remote is not None:
         repo.remote_options(remote)  # a name that is none is told though nothing is missing
     with repo.lock():
-        return _fetch(repo, targets, remote, outs, progress)
+        moved = _fetch(repo, targets, remote, outs, progress)
+    _refuse_missing(moved)
+    return moved
+
+
+def _refuse_missing(moved: Moved) -> None:
+    if moved.missing:
+        more = f", and so {'are' if len(moved.missing) > 2 else 'is'} {len(moved.missing) - 1} more"
+        raise NotFound(
+            f"{moved.missing[0]} is in neither the cache nor the remote{more if len(moved.missing) > 1 else ''}",
+            hint="somebody who has it must push it; what was there is fetched",
+        )
 
 
 def _fetch(
@@ -196,7 +207,8 @@ def _fetch(
     from holdfast.data import checkout
 
     wanted: dict[str | None, set[Name]] = {}
-    later: dict[Name, bytes] = {}
+    later: list[tuple[Name, bytes, set[str]]] = []
+    files: list[tuple[Out, dict[str, str]]] = []
     for where, mine in _by_remote(repo, _outs(repo, targets, outs), remote).items():
         for out in mine:
             name = Name(str(out.md5), out.legacy)
@@ -205,23 +217,41 @@ def _fetch(
                 continue
             if not out.is_folder:
                 wanted.setdefault(where, set()).add(name)
+                files.append((out, {"": name.md5}))
                 continue
-            members, data = _manifest(repo, cache, where, name, out)
+            try:
+                members, data = _manifest(repo, cache, where, name, out)
+            except _Absent:
+                moved.missing.append(_said(out, "", name.md5))
+                continue
+            files.append((out, members))
             inner = checkout.below(out, targets)
             wanted.setdefault(where, set()).update(
                 Name(m, out.legacy) for p, m in members.items() if inner is None or inner(p)
             )
             if data is not None:
-                later[name] = data
+                later.append((name, data, set(members.values())))
+    absent: set[Name] = set()
     for where, names in wanted.items():
         lacking = _lacking(cache, names)
         moved.already += len(names) - len(lacking)
         if lacking:
-            _receive(cache, remotes.of(repo, where), sorted(lacking), progress, moved)
-    for name, data in later.items():
-        cache.put(data, name.md5, legacy=name.legacy)
-        moved.objects += 1
+            absent |= _receive(cache, remotes.of(repo, where), sorted(lacking), progress, moved)
+    if absent:
+        moved.missing += [_said(o, p, md5) for o, m in files for p, md5 in m.items() if Name(md5, o.legacy) in absent]
+    for name, data, named in later:
+        if not any(one.legacy == name.legacy and one.md5 in named for one in absent):
+            cache.put(data, name.md5, legacy=name.legacy)
+            moved.objects += 1
     return moved
+
+
+class _Absent(NotFound):
+    """The remote does not have an object."""
+
+
+def _said(out: Out, path: str, md5: str) -> str:
+    return f"{out.path}/{path} ({md5[:8]})" if path else f"{out.path} ({md5[:8]})"
 
 
 def _fetch_import(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], moved: Moved) -> None:
@@ -260,7 +290,7 @@ def _manifest(
         try:
             source.get(name, fd)
         except NotFound:
-            raise NotFound(
+            raise _Absent(
                 f"{out.path}: version {name.md5[:8]} is not on {source.label}", hint="somebody who has it must push it"
             ) from None
         data = Path(temporary).read_bytes()
@@ -271,14 +301,26 @@ def _manifest(
     return manifest.parse(data, name.md5), data
 
 
-def _receive(cache: Cache, remote: Remote, names: list[Name], progress: Progress, moved: Moved) -> None:
+def _receive(cache: Cache, remote: Remote, names: list[Name], progress: Progress, moved: Moved) -> set[Name]:
+    """Bring objects into the cache; those the remote does not have."""
+    absent: set[Name] = set()
+
+    def work(name: Name) -> int:
+        try:
+            return receive(cache, remote, name)
+        except NotFound:
+            absent.add(name)
+            return 0
+
     with cache.settling():
         sizes = (
-            _copied(remote.cache, cache, names, remote.label)
+            _copied(remote.cache, cache, names, remote.label, absent)
             if isinstance(remote, remotes.FolderRemote) and len(names) >= crew.MANY
-            else hashing.in_parallel(lambda n: receive(cache, remote, n), names)
+            else hashing.in_parallel(work, names)
         )
         _count(names, sizes, progress, moved)
+    moved.objects -= len(absent)
+    return absent
 
 
 def _count(names: list[Name], sizes: Iterable[int], progress: Progress, moved: Moved) -> None:
@@ -288,16 +330,24 @@ def _count(names: list[Name], sizes: Iterable[int], progress: Progress, moved: M
         progress(at, len(names), name.md5[:8])
 
 
-def _copied(source: Cache, target: Cache, names: list[Name], label: str) -> Iterator[int]:
-    """Bring objects from one folder to the other, verified, and have each under its name; their sizes.
+def _copied(
+    source: Cache, target: Cache, names: list[Name], label: str, absent: set[Name] | None = None
+) -> Iterator[int]:
+    """Bring objects from one folder to the other, verified, and have each under its name; their sizes. Those that the source
+    does not have are put into ``absent``.
 
     Raises:
-        NotFound: the source, which messages call ``label``, does not have one.
+        NotFound: the source, which messages call ``label``, does not have one, and there is no ``absent``.
         Damaged: the bytes of one have another name; they are not kept.
     """
     items = [(source.path(name.md5, legacy=name.legacy), target.temporary()) for name in names]
     with target.discarding([temporary for _, temporary in items]) as still:
         for name, found in zip(names, crew.in_processes(hashing.copied, items), strict=True):
+            if found is None and absent is not None:
+                absent.add(name)
+                still.popleft()
+                yield 0
+                continue
             if found is None:
                 raise NotFound(f"object {name.md5} is not on {label}", hint="somebody who has it must push it")
             md5, size = found
@@ -349,13 +399,37 @@ def pull(
     """``fetch``, then ``checkout``.
 
     Raises:
-        NotFound, Damaged, BadInput, Unavailable, Conflict: as those two.
+        NotFound: also where an object is missing; what is whole without it is placed.
+        Damaged, BadInput, Unavailable, Conflict: as those two.
     """
     from holdfast.data import checkout
 
     _complete(repo, targets, progress)
-    moved = fetch(repo, targets, remote=remote, progress=progress)
-    return moved, checkout.checkout(repo, targets, force=force, progress=progress)
+    if remote is not None:
+        repo.remote_options(remote)
+    with repo.lock():
+        moved = _fetch(repo, targets, remote, None, progress)
+        outs = status.tracked(repo, targets)
+        if moved.missing:
+            cache = caches.of(repo)
+            outs = [out for out in outs if _whole(cache, out, targets)]
+        done = checkout.place_outs(repo, outs, targets, force=force, progress=progress)
+    _refuse_missing(moved)
+    return moved, done
+
+
+def _whole(cache: Cache, out: Out, targets: Sequence[Path]) -> bool:
+    """Whether the cache has all that the targets mean of an out."""
+    from holdfast.data import checkout
+
+    if out.md5 is None or not cache.has(out.md5, legacy=out.legacy):
+        return False
+    if not out.is_folder:
+        return True
+    inner = checkout.below(out, targets)
+    members = cache.members(out.md5, legacy=out.legacy).items()
+    wanted = {md5 for path, md5 in members if inner is None or inner(path)}
+    return cache.present(wanted, legacy=out.legacy) == wanted
 
 
 def _complete(repo: Repository, targets: Sequence[Path], progress: Progress) -> None:
