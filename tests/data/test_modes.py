@@ -1,7 +1,8 @@
-"""A single file that may be run stays so, however files are linked; its object gets the bit as DVC gives it."""
+"""Modes of files that may be run, and of a cache that a group shares. Both are DVC's."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,18 @@ def test_a_script_can_be_run_after_add_and_after_checkout(repo: Repository, kind
     checkout.checkout(repo)
     assert place.stat().st_mode & 0o777 == (0o744 if kind == "copy" else 0o544)
     assert not status.outs(repo)
+
+
+@pytest.mark.parametrize("kind", ["copy", "hardlink"])
+@pytest.mark.parametrize("count", [1, 600])
+def test_a_groups_cache_is_the_groups_to_write_to(repo: Repository, kind: str, count: int) -> None:
+    (repo.root / ".dvc" / "config").write_text(f"[cache]\n    type = {kind}\n    shared = group\n")
+    fill(repo.root / "data", {f"f{at}": b"%d" % at for at in range(count)})
+    before = os.umask(0o077)
+    try:
+        snapshot.add(repo.root, Path("data"))
+    finally:
+        os.umask(before)
+    folders = [repo.cache, *(p for p in repo.cache.rglob("*") if p.is_dir())]
+    assert {p.stat().st_mode & 0o7777 for p in folders} == {0o2775}
+    assert {p.stat().st_mode & 0o777 for p in repo.cache.rglob("*") if p.is_file()} == {0o444}

@@ -26,6 +26,7 @@ from holdfast.data.repository import Repository
 from holdfast.data.tree import signature
 
 READ_ONLY = 0o444
+SHARED = 0o2775
 TOGETHER = 4096
 """Objects that wait for one sync; what a kill can cost is so many temporary files."""
 TOGETHER_ADOPTED = 1 << 16
@@ -52,11 +53,12 @@ class _Waiting(NamedTuple):
 
 class Cache:
     """A DVC cache folder (or a local remote, which has the same layout). ``scratch`` is where files that go to the workspace
-    are made: a killed process must not leave its own files among the user's data."""
+    are made: a killed process must not leave its own files among the user's data. ``shared`` makes its folders the group's."""
 
-    def __init__(self, root: Path, scratch: str | None = None) -> None:
+    def __init__(self, root: Path, scratch: str | None = None, *, shared: bool = False) -> None:
         self.root = root
         self.scratch = scratch
+        self.shared = shared
         self._made: set[str] = set()
         self._near: dict[str, bool] = {}
         self._waiting: list[_Waiting] | None = None
@@ -162,7 +164,10 @@ class Cache:
 
     def _folder(self, folder: str) -> None:
         if folder not in self._made:
-            os.makedirs(folder, exist_ok=True)
+            if self.shared and folder != self.scratch:
+                make_shared(folder)
+            else:
+                os.makedirs(folder, exist_ok=True)
             self._made.add(folder)
 
     def place(self, temporary: str, md5: str, *, legacy: bool = False, read_only: bool = False) -> None:
@@ -330,6 +335,7 @@ class Cache:
     def _adopt_many(self, paths: Sequence[str], before: int) -> Iterator[Digest]:
         """What was last touched ``before`` is on the disk, and gets its second name in the turn it is hashed in."""
         root, named = str(self.root), set()
+        self._folder(f"{root}/files/md5")
         items = [(path, root, before) for path in paths]
         for path, one in zip(paths, crew.in_processes(adopted, items, turns=True), strict=True):
             md5, sha256, stat, mode, made = one
@@ -570,9 +576,27 @@ def _link(path: str, final: str) -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        os.makedirs(os.path.dirname(final), exist_ok=True)
+        head = os.path.dirname(final)
+        # A hand in another process is not told what the cache is; the folder above shows it.
+        if os.stat(os.path.dirname(head)).st_mode & stat.S_ISGID:
+            make_shared(head)
+        else:
+            os.makedirs(head, exist_ok=True)
         os.link(path, final)
     return True
+
+
+def make_shared(folder: str) -> None:
+    """``os.makedirs`` with the mode that DVC gives the folders of a group's cache, whatever the umask."""
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_shared(os.path.dirname(folder))
+        make_shared(folder)
+        return
+    os.chmod(folder, SHARED)
 
 
 def _path(root: str, md5: str) -> str:
@@ -649,4 +673,4 @@ def _copy(source: str, target_fd: int) -> None:
 
 def of(repo: Repository) -> Cache:
     """The cache of a repository."""
-    return Cache(repo.cache, f"{repo.state}/placing")
+    return Cache(repo.cache, f"{repo.state}/placing", shared=repo.shared)

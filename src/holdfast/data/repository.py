@@ -59,6 +59,11 @@ class Repository(NamedTuple):
         return kinds
 
     @property
+    def shared(self) -> bool:
+        """Whether a group shares the cache: its folders are the group's to write to."""
+        return self.config.get("cache", {}).get("shared", "").lower() == "group"
+
+    @property
     def autostage(self) -> bool:
         return self.config.get("core", {}).get("autostage", "false").lower() == "true"
 

@@ -419,7 +419,10 @@ def _save_run(repo: Repository, stage: Stage, entry: dict[str, Any]) -> None:
             taken = snapshot.take(place, repo=repo, keep=caches.of(repo))
             if taken.is_folder:
                 caches.of(repo).put(manifest.render(taken.members.items()), taken.md5)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    if repo.shared:
+        caches.make_shared(str(file.parent))
+    else:
+        file.parent.mkdir(parents=True, exist_ok=True)
     pointers.write(file, dump_yaml(entry))
 
 
