@@ -203,3 +203,38 @@ def test_the_command_runs_the_stages_of_the_folder_it_is_called_in(repo: Reposit
     assert repro.named_from(repo, repo.root / "sub", found, []) == ["sub/dvc.yaml:first"]
     assert repro.named_from(repo, repo.root / "sub", found, ["first"]) == ["sub/dvc.yaml:first"]
     assert repro.named_from(repo, repo.root, found, ["sub/dvc.yaml", "each"]) == ["sub/dvc.yaml:first", "each"]
+
+
+NAMES = """\
+vars:
+- given: [a, true, 1.5]
+- truth: true
+stages:
+  late: {cmd: x, deps: [made], outs: [late]}
+  alone: {cmd: x, outs: [alone]}
+  refer: {foreach: "${given}", do: {cmd: "echo ${item}"}}
+  here: {foreach: [a, true, "${truth}", a], do: {cmd: "echo ${item}"}}
+  mixed: {foreach: [1, {k: 2}, z], do: {cmd: x}}
+  keyed: {foreach: {true: 1}, do: {cmd: "echo ${key}"}}
+  grid: {matrix: {p: [true, "${truth}"], q: "${given}"}, cmd: x}
+  early: {cmd: x, outs: [made]}
+"""
+
+
+def test_names_and_order_are_dvcs(repo: Repository) -> None:
+    """A boolean keeps its YAML word only where it stands in the file; stages go depth first in the file's order."""
+    fill(repo.root, {"dvc.yaml": NAMES.encode()})
+    found = stages.load(repo.root / "dvc.yaml", repo.root)
+    grid = [f"grid@{p}-{q}" for p in ("true", "True") for q in ("a", "True", "1.5")]
+    assert [stage.name for stage in repro.order(found)] == [
+        "early", "late", "alone", "refer@a", "refer@True", "refer@1.5", "here@a", "here@true", "here@True",
+        "mixed@0", "mixed@1", "mixed@2", "keyed@true", *grid,
+    ]  # fmt: skip
+    said = {stage.name: stage.cmd for stage in found}
+    assert said["refer@True"] == said["here@True"] == said["keyed@true"] == "echo true"
+
+
+def test_a_frozen_stage_whose_out_is_gone_is_told(repo: Repository) -> None:
+    project(repo, frozen=True)
+    with pytest.raises(NotFound, match=r"'held' is frozen, and held\.txt does not exist"):
+        repro.repro(repo, ["held"])

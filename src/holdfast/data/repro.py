@@ -65,20 +65,31 @@ def graph(found: Sequence[Stage]) -> dict[str, list[str]]:
 
 
 def order(found: Sequence[Stage]) -> list[Stage]:
-    """The stages so that each comes after those it needs.
+    """The stages so that each comes after those it needs, else in the file's order: the lock has them as dvc would run them.
 
     Raises:
         BadInput: they go in a circle.
     """
     import graphlib
 
-    by_name = {stage.address: stage for stage in found}
+    by_name, needs = {stage.address: stage for stage in found}, graph(found)
     try:
-        return [by_name[name] for name in graphlib.TopologicalSorter(graph(found)).static_order()]
+        graphlib.TopologicalSorter(needs).prepare()
     except graphlib.CycleError as error:
         raise BadInput(
             f"the stages go in a circle: {' → '.join(error.args[1])}", hint="mend deps and outs in dvc.yaml"
         ) from None
+    ordered: dict[str, Stage] = {}
+    for stage in found:
+        todo = [stage.address]
+        while todo:
+            unmet = next((name for name in needs[todo[-1]] if name not in ordered), None)
+            if unmet is not None:
+                todo.append(unmet)
+            else:
+                name = todo.pop()
+                ordered.setdefault(name, by_name[name])
+    return list(ordered.values())
 
 
 def changes(repo: Repository, stage: Stage, lock: dict[str, Any]) -> list[Change]:
@@ -230,6 +241,12 @@ def repro(
             continue
         with repo.lock():
             why = changes(repo, stage, stages.read_lock(stages.lock_file(stage)))
+            absent = [out.path for out in stage.outs if not os.path.lexists(stage.folder / out.path)]
+            if stage.frozen and absent:
+                raise NotFound(
+                    f"stage {stage.name!r} is frozen, and {absent[0]} does not exist",
+                    hint="get it with `holdfast data pull`, or take `frozen` out of dvc.yaml",
+                )
             if stage.frozen or not (force or why):
                 say(f"{stage.address}: unchanged")
                 continue

@@ -114,15 +114,19 @@ def _expand(
     if not isinstance(spec, dict):
         raise BadInput(f"{file}: stage {name!r} is not a mapping")
     if "foreach" in spec:
-        items = resolve(spec["foreach"], scope, file)
+        raw = spec["foreach"]
+        items = resolve(raw, scope, file)
         body = spec.get("do") or {}
         if isinstance(items, dict):
             for key, value in items.items():
-                yield f"{name}@{key}", body, {**scope, "item": value, "key": key}
+                word = _label(raw, key)
+                yield f"{name}@{word}", body, {**scope, "item": value, "key": word}
         elif isinstance(items, list):
-            for at, value in enumerate(items):
-                label = at if isinstance(value, dict | list) else value
-                yield f"{name}@{_word(label)}", body, {**scope, "item": value}
+            counted = any(isinstance(value, dict | list) for value in items)
+            raws = raw if isinstance(raw, list) else [raw] * len(items)
+            labels = [str(at) if counted else _label(raws[at], value) for at, value in enumerate(items)]
+            for label, value in dict(zip(labels, items, strict=True)).items():
+                yield f"{name}@{label}", body, {**scope, "item": value}
         else:
             raise BadInput(f"{file}: stage {name!r}: foreach is neither a list nor a mapping")
     elif "matrix" in spec:
@@ -130,16 +134,29 @@ def _expand(
         if not isinstance(matrix, dict) or not all(isinstance(v, list) for v in matrix.values()):
             raise BadInput(f"{file}: stage {name!r}: matrix is not a mapping of lists")
         body = {k: v for k, v in spec.items() if k != "matrix"}
+        made: dict[str, dict[str, Any]] = {}
         for choice in itertools.product(*(list(enumerate(values)) for values in matrix.values())):
             item = dict(zip(matrix, (value for _, value in choice), strict=True))
             words = [
-                f"{axis}{at}" if isinstance(value, dict | list) else _word(value)
+                f"{axis}{at}" if isinstance(value, dict | list) else _label(_raw(spec["matrix"], axis, at), value)
                 for axis, (at, value) in zip(matrix, choice, strict=True)
             ]
-            label = "-".join(words)
+            made["-".join(words)] = item
+        for label, item in made.items():
             yield f"{name}@{label}", body, {**scope, "item": item, "key": label}
     else:
         yield name, spec, scope
+
+
+def _raw(matrix: Any, axis: str, at: int) -> Any:
+    """What stands in the file for a value of a matrix."""
+    values = matrix.get(axis, "") if isinstance(matrix, dict) else matrix
+    return values[at] if isinstance(values, list) else values
+
+
+def _label(raw: Any, value: Any) -> str:
+    """A value in a stage's name. As dvc, a boolean that stands there is ``true``, one that a reference brought is ``True``."""
+    return str(value) if isinstance(raw, str) else _word(value)
 
 
 def _word(value: Any) -> str:
