@@ -209,3 +209,14 @@ def test_letters_a_terminal_does_not_have_are_escaped(root: Path, monkeypatch: p
         status, out, err = ask(way, root, "data", "add", "data")
         assert (status, err.replace("add data: 100 % a\n", "")) == (0, "")
         assert "\\u2013" in out  # no rows: it is no table
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--json"], ["dag", "--json"], ["push"]])
+@pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-", ">/dev/full", ">/dev/full 2>&1"])
+def test_a_closed_or_full_stream_is_no_traceback(root: Path, words: list[str], streams: str) -> None:
+    code = SHORT.format(args=["data", *words])
+    line = ["sh", "-c", f'exec "$0" -c "$1" {streams}', sys.executable, code]
+    done = subprocess.run(line, cwd=root, capture_output=True, text=True, check=False, timeout=120)
+    assert "Traceback" not in done.stderr and "defect" not in done.stderr
+    expected = 1 if words == ["push"] or "full" in streams else 0
+    assert done.returncode == expected, (done.stdout, done.stderr)

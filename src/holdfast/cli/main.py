@@ -138,7 +138,7 @@ def ended_by(error: BaseException) -> int:
     if isinstance(error, HoldfastError):
         return _tell(error)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _without_stdout()
         return 0
     if isinstance(error, OSError):
         return _tell_os(error)
@@ -163,7 +163,15 @@ def _as_json(number: str, message: str, hint: str | None) -> None:
         import json
 
         text = json.dumps({"error": {"code": number, "message": message, "hint": hint}}, ensure_ascii=False)
-        click.echo(text.encode(errors="backslashreplace").decode())
+        try:
+            click.echo(text.encode(errors="backslashreplace").decode())
+        except OSError:
+            _without_stdout()
+
+
+def _without_stdout() -> None:
+    """Nobody reads it, or it is full: what is still to be written there must not fail again on the way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_os(error: OSError) -> int:
@@ -173,6 +181,7 @@ def _tell_os(error: OSError) -> int:
     mends = {
         errno.ENOSPC: "the disk is full: free some room and run again; nothing was half written",
         errno.EDQUOT: "your quota is used up: free some room and run again; nothing was half written",
+        errno.EFBIG: "a file may not be so large here: lift the limit (ulimit -f), or choose another file system",
         errno.EROFS: "the file system is read-only: choose a project folder you can write to",
         errno.EACCES: "you may not touch this file: mend its permissions, or choose another folder",
         errno.EPERM: "you may not touch this file: mend its permissions, or choose another folder",

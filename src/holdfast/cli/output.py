@@ -23,11 +23,8 @@ def json_option(command: C) -> C:
 
 
 def echo(line: str, *, err: bool = False, fg: str | None = None, bold: bool = False, dim: bool = False) -> None:
-    """A line on stdout or stderr, in colour where that is a terminal; nothing where it was closed from the start. What the
-    terminal has no letters for is written as escapes."""
+    """A line on stdout or stderr, in colour where that is a terminal. What that has no letters for is written as escapes."""
     stream = sys.stderr if err else sys.stdout
-    if stream is None:
-        return
     if (fg or bold or dim) and stream.isatty():
         import click
 
@@ -99,7 +96,7 @@ def progress(label: str, *, quiet: bool = False) -> Iterator[Callable[[int, int 
     if quiet:
         yield lambda done, total, what: None
         return
-    if sys.stderr is not None and sys.stderr.isatty():
+    if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 

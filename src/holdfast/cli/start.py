@@ -13,6 +13,8 @@ VERBS = ("add", "checkout", "fetch", "pull", "push", "status")
 
 def main() -> None:
     """Run the command line and leave the process with its status."""
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _have_streams()
     words = sys.argv[1:]
     if words[:1] == ["data"]:
         # Such a process lives for a moment and may hold millions of names: going through them for garbage gives nobody anything.
@@ -22,6 +24,16 @@ def main() -> None:
     from holdfast.cli.main import main as usual
 
     usual()
+
+
+def _have_streams() -> None:
+    """Whoever starts us may have closed a standard stream: what is said there goes nowhere, and no data file gets its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _without_options(words: Sequence[str]) -> bool:
@@ -54,9 +66,8 @@ def leave(status: int) -> None:
     if threading.active_count() == 1:
         atexit._run_exitfuncs()
         try:
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None:
-                    stream.flush()
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(status)
         except (OSError, ValueError):
             pass  # the usual way out knows what to do with a closed pipe
