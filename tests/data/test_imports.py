@@ -251,3 +251,23 @@ def test_refusals_name_the_mend_and_leave_nothing(repo: Repository, source: Repo
     with pytest.raises(Conflict, match="overlaps"):
         imports.from_url(repo, f"{url}/f", out=Path("tracked/f"))
     assert caches.of(repo).all()
+
+
+def test_what_was_never_hashed_is_told_as_dvc_tells_it(repo: Repository) -> None:
+    for name in ("here", "gone"):
+        (repo.root / f"{name}.dvc").write_text(f"outs:\n- path: {name}\n")
+    fill(repo.root, {"here": b"1"})
+    assert {s.path: s.state for s in status.outs(repo)} == {"here": "modified", "gone": "deleted"}
+    (repo.root / "gone.dvc").unlink()
+    snapshot.add(repo.root, Path("here"))
+    assert not status.outs(repo)
+
+
+def test_a_script_is_imported_with_the_pointer_dvc_writes(repo: Repository, tmp_path: Path) -> None:
+    script = tmp_path / "run.sh"
+    script.write_bytes(b"exit\n")
+    script.chmod(0o755)
+    imports.from_url(repo, str(script))
+    deps, _, outs = (repo.root / "run.sh.dvc").read_text().partition("outs:\n")
+    assert "isexec: true" in deps and "isexec" not in outs
+    assert not status.outs(repo) and not any(done.changed for done in imports.update(repo))

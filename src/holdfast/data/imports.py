@@ -266,6 +266,7 @@ def _from_url(repo: Repository, dep: dict[str, Any], place: Path, download: bool
     if "://" not in url:
         content = _local(repo, Path(os.path.normpath(place.parent / url)), place)
         said = {**{k: v for k, v in content.items() if k != "path"}, "path": url}
+        content.pop("isexec", None)  # as DVC: told of the origin, not taken over
         return _Brought(said, content if download else {"hash": "md5", "path": place.name})
     mark, md5 = origins.fetch_url(repo, url, cache if download else None)
     said = {mark.key: mark.value, "size": mark.size, "hash": "md5", "path": url}

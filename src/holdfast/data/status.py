@@ -16,8 +16,7 @@ from holdfast.data.repository import Repository
 
 
 class OutState(NamedTuple):
-    """One out that is not as its pointer says: ``modified``, ``deleted``, ``not in cache`` or ``new`` (never hashed).
-    The lists say which files of a folder."""
+    """One out that is not as its pointer says: ``modified``, ``deleted`` or ``not in cache``. The lists say which files of a folder."""
 
     pointer: str
     path: str
@@ -124,7 +123,8 @@ def of_out(
     """How one out differs; None when it does not."""
     name, path = os.path.relpath(pointer.file, repo.root), os.path.relpath(out.place, repo.root)
     if out.md5 is None:
-        return OutState(name, path, "new")
+        # As DVC: whatever lies there is in no version.
+        return OutState(name, path, "modified" if os.path.lexists(out.place) else "deleted")
     cache = caches.of(repo)
     if out.cache and not (complete or Completeness(repo, cache)).has(out):
         # As DVC: what could not be placed again is told first, whatever lies in the workspace.
