@@ -283,3 +283,30 @@ def test_a_file_in_the_place_of_an_empty_folder_is_kept_unless_forced(repo: Repo
     assert (repo.root / "d").read_bytes() == b"mine, nowhere else"
     checkout.checkout(repo, force=True)
     assert (repo.root / "d").is_dir() and status.outs(repo) == []
+
+
+def test_a_mistyped_name_inside_a_folder_is_told(repo: Repository) -> None:
+    track(repo, FILES)
+    transfer.push(repo)
+    for verb in (transfer.fetch, transfer.pull, checkout.checkout):
+        with pytest.raises(NotFound, match="nope is not in data"):
+            verb(repo, [repo.root / "data" / "sub", repo.root / "data" / "nope"])
+        verb(repo, [repo.root / "data" / "sub"])
+    (repo.root / "data" / "sub" / "b.bin").unlink()
+    forget_cache(repo)
+    assert transfer.pull(repo, [repo.root / "data" / "sub" / "b.bin"])[1].files == 1
+
+
+def test_the_longest_name_a_pointer_can_have(repo: Repository) -> None:
+    name = "n" * 251
+    for data in (b"1", b"2"):
+        fill(repo.root, {name: data})
+        snapshot.add(repo.root, Path(name))
+    assert sorted(p.name for p in repo.root.iterdir()) == [
+        ".dvc",
+        ".dvcignore",
+        ".git",
+        ".gitignore",
+        name,
+        f"{name}.dvc",
+    ]

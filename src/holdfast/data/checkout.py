@@ -8,7 +8,7 @@ import os
 import stat
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,6 +101,8 @@ def check_outs(repo: Repository, outs: Sequence[Out], *, force: bool = False) ->
 def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], relink: bool) -> _Plan:
     assert out.md5 is not None
     chosen = below(out, targets) if out.is_folder else None
+    if chosen is not None and cache.has(out.md5, legacy=out.legacy):
+        refuse_strangers(out, targets, cache.members(out.md5, legacy=out.legacy))
     exists = os.path.lexists(out.place)
     taken = (
         snapshot.take(out.place, repo=repo, md5_only=True)
@@ -132,15 +134,25 @@ def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], rel
 
 
 def below(out: Out, targets: Sequence[Path]) -> Callable[[str], bool] | None:
-    """Which members of a folder the targets name; None when the whole folder is meant.
-
-    Raises:
-        NotFound: a target inside the folder is no member (checked when nothing matches).
-    """
+    """Which members of a folder the targets name; None when the whole folder is meant."""
     inner = inner_names(out, targets)
     if not inner:
         return None
     return lambda path: any(path == name or path.startswith(name + "/") for name in inner)
+
+
+def refuse_strangers(out: Out, targets: Sequence[Path], members: Iterable[str]) -> None:
+    """A mistyped target is told, not passed over.
+
+    Raises:
+        NotFound: neither the version nor the workspace has what a target inside the folder names.
+    """
+    names = [name for name in inner_names(out, targets) if not os.path.lexists(out.place / name)]
+    for name in names:
+        if not any(path == name or path.startswith(name + "/") for path in members):
+            raise NotFound(
+                f"{name} is not in {out.path}", hint="check the path, or `holdfast data checkout` the whole folder"
+            )
 
 
 def inner_names(out: Out, targets: Sequence[Path]) -> list[str]:

@@ -399,7 +399,8 @@ def _dump(data: Any) -> str:
 
 def write(file: Path, text: str) -> None:
     """Replace a pointer in one step: a reader sees the old one or the new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    # Not named after the pointer, whose name may be as long as names can be.
+    temporary = file.with_name(f".hf-{os.getpid()}.tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
         os.write(fd, text.encode("utf-8"))

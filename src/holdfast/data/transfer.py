@@ -226,6 +226,8 @@ def _fetch(
                 continue
             files.append((out, members))
             inner = checkout.below(out, targets)
+            if inner is not None:
+                checkout.refuse_strangers(out, targets, members)
             wanted.setdefault(where, set()).update(
                 Name(m, out.legacy) for p, m in members.items() if inner is None or inner(p)
             )
