@@ -238,3 +238,21 @@ def test_a_frozen_stage_whose_out_is_gone_is_told(repo: Repository) -> None:
     project(repo, frozen=True)
     with pytest.raises(NotFound, match=r"'held' is frozen, and held\.txt does not exist"):
         repro.repro(repo, ["held"])
+
+
+def test_what_lies_outside_is_named_as_it_is_written(repo: Repository, tmp_path: Path) -> None:
+    far = tmp_path / "far.txt"
+    spec = f"stages:\n  s:\n    cmd: x\n    wdir: sub\n    deps: [{far}, ../../far.txt, ../in, {repo.root}/here]\n"
+    fill(repo.root, {"dvc.yaml": spec.encode()})
+    (found,) = repro.status(repo)["s"]
+    assert set(found["changed deps"]) == {str(far), "../../far.txt", "in", "here"}
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "dvc.yaml", "in.txt.dvc"])
+def test_a_merge_conflict_is_called_so(repo: Repository, name: str) -> None:
+    project(repo)
+    (repo.root / name).write_text("<<<<<<< HEAD\nouts:\n=======\nouts: []\n>>>>>>> other\n")
+    asked = status.outs if name.endswith(".txt.dvc") else repro.status
+    with pytest.raises(BadInput) as told:
+        asked(repo)
+    assert "merge conflict" in str(told.value.hint) and name in told.value.message

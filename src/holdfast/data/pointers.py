@@ -186,7 +186,11 @@ def load_yaml(text: str, where: Path, *, aliases: bool = False) -> Any:
     except (YAMLError, ValueError, RecursionError) as error:
         line = str(getattr(error, "problem", None) or error).splitlines()[0]
         mark = getattr(error, "problem_mark", None)
-        raise BadInput(f"{where}{f':{mark.line + 1}' if mark else ''} is not YAML: {line}") from None
+        conflict = any(one.startswith("<<<<<<< ") for one in text.splitlines())
+        raise BadInput(
+            f"{where}{f':{mark.line + 1}' if mark else ''} is not YAML: {line}",
+            hint="git left a merge conflict in it: keep one of the two sides" if conflict else "mend the line",
+        ) from None
 
 
 def _text(value: object, key: str, file: Path) -> str:

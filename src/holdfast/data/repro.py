@@ -136,10 +136,14 @@ def status(repo: Repository, targets: Sequence[str] = ()) -> dict[str, list[Any]
 
 
 def _shown(repo: Repository, stage: Stage, change: Change) -> str | dict[str, Any]:
-    """A change with its paths as seen from the repository's root."""
+    """A change with its paths as seen from the repository's root; what lies outside of it as it is written."""
     if not change.paths:
         return change.what
-    return {change.what: {os.path.relpath(stage.folder / path, repo.root): how for path, how in change.paths.items()}}
+    shown = {}
+    for path, how in change.paths.items():
+        place = Path(os.path.normpath(stage.folder / path))
+        shown[os.path.relpath(place, repo.root) if place.is_relative_to(repo.root) else path] = how
+    return {change.what: shown}
 
 
 def is_stage(repo: Repository, target: str) -> bool:
