@@ -23,6 +23,7 @@ from holdfast.data.schema import Column, TableSchema, bounds_sql, when
 from holdfast.data.tables import Table, literal, quote
 
 EXACT_DUPLICATES = 2_000_000
+ASKED_AT_ONCE = 250
 _CASTS = {
     "int": "BIGINT",
     "float": "DOUBLE",
@@ -218,11 +219,13 @@ def _values(
     summary = _summary(connection, source, table, sound, values, schema.timestamp)
     known = {probe: count for probe in probes if (count := summary.settles(probe, sound, rows)) is not None}
     left = [probe for probe in probes if probe not in known]
-    if left:
+    # The engine's cost of many questions in one query grows with their square: a wide table is read more than once.
+    for at in range(0, len(left), ASKED_AT_ONCE):
+        part = left[at : at + ASKED_AT_ONCE]
         counts = tables.one(
-            connection, "SELECT " + ", ".join(f"count(*) FILTER (WHERE {p.where})" for p in left) + f" FROM {source}"
+            connection, "SELECT " + ", ".join(f"count(*) FILTER (WHERE {p.where})" for p in part) + f" FROM {source}"
         )
-        known |= dict(zip(left, map(int, counts), strict=True))
+        known |= dict(zip(part, map(int, counts), strict=True))
     for probe in probes:
         count = known[probe]
         if count and (probe.check != "missing" or count > probe.allowed * rows):
@@ -291,7 +294,10 @@ def _summary(
             read.append(("there", name))
             selected.append(f"count({values[name]})")
         number = kind in ("int", "float", "bool") or (table.text and column.type in ("int", "float", "bool"))
-        if number and (column.low is not None or column.high is not None or kind == "float" or _was_varied(column)):
+        listed = table.text and column.values is not None
+        if listed or (
+            number and (column.low is not None or column.high is not None or kind == "float" or _was_varied(column))
+        ):
             read.append(("ends", name))
             selected += [f"min({values[name]})", f"max({values[name]})"]
         if name == timestamp and column.type == "timestamp":
@@ -309,8 +315,8 @@ def _summary(
     for name, column in sound.items():
         if name in found.ends and _was_varied(column) and found.ends[name][0] == found.ends[name][1]:
             found.constant.append(name)
-        if column.values is None or table.columns[name] == "null":
-            continue
+        if table.text or column.values is None or table.columns[name] == "null":
+            continue  # every query reads a CSV file from its start: its cells are asked together, in the pass over the rows
         known = ", ".join(literal(v) for v in column.values) or "NULL"
         grouped = f"SELECT {values[name]} AS v, count(*) AS n FROM {source} GROUP BY 1"
         other, kinds = tables.one(

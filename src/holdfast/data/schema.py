@@ -26,6 +26,8 @@ from holdfast.data.tables import Table, literal, quote
 KINDS = ("int", "float", "string", "bool", "timestamp", "date", "time", "bytes", "nested")
 DECLARED = {"int64": "int", "float64": "float", "string": "string", "bool": "bool", "timestamp": "timestamp"}
 DOMAIN_LIMIT = 64
+COUNTED_AT_ONCE = 24
+"""Columns of CSV whose values are counted in one query; each holds memory of its own."""
 
 
 class Column(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -222,9 +224,14 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
     rows = int(row[0])
     columns: dict[str, Column] = {}
     spans: dict[str, tuple[int, int]] = {}
-    for at, (name, kind) in enumerate(kinds.items()):
-        there, distinct, low, high = row[1 + 4 * at : 5 + 4 * at]
-        columns[name] = _column(connection, source, name, kind, rows, int(there), int(distinct), low, high)
+    told = {name: row[1 + 4 * at : 5 + 4 * at] for at, name in enumerate(kinds)}
+    few = [name for name, kind in kinds.items() if kind == "string" and 0 < told[name][1] <= 2 * DOMAIN_LIMIT]
+    counts = _value_counts(connection, source, few, text=looked[0].text)
+    for name, kind in kinds.items():
+        there, distinct, low, high = told[name]
+        columns[name] = _column(
+            connection, source, name, kind, rows, int(there), int(distinct), low, high, counts.get(name)
+        )
         if kind == "timestamp" and there:
             spans[name] = (int(low), int(high))
     if timestamp is None and len(spans) == 1:
@@ -258,8 +265,27 @@ def _agree(looked: list[Table]) -> dict[str, str]:
     return {name: "string" if kind == "null" else kind for name, kind in out.items()}
 
 
+def _value_counts(
+    connection: duckdb.DuckDBPyConnection, source: str, names: Sequence[str], *, text: bool
+) -> dict[str, dict[str, int]]:
+    """How often each value comes, of columns of text with few values. Parquet is read by column; a CSV file is read from its
+    start by every query, so there several columns are counted in one."""
+    found: dict[str, dict[str, int]] = {}
+    for at in range(0, len(names), COUNTED_AT_ONCE if text else 1):
+        part = names[at : at + COUNTED_AT_ONCE] if text else [names[at]]
+        if len(part) == 1:
+            name = quote(part[0])
+            sql = f"SELECT {name}, count(*) FROM {source} WHERE {name} IS NOT NULL GROUP BY 1"
+            found[part[0]] = dict(connection.execute(sql).fetchall())
+        else:
+            row = tables.one(connection, f"SELECT {', '.join(f'histogram({quote(n)})' for n in part)} FROM {source}")
+            found |= {name: counts or {} for name, counts in zip(part, row, strict=True)}
+    return found
+
+
 def _column(
-    connection: duckdb.DuckDBPyConnection, source: str, name: str, kind: str, rows: int, there: int, distinct: int, low: Any, high: Any
+    connection: duckdb.DuckDBPyConnection, source: str, name: str, kind: str, rows: int, there: int, distinct: int, low: Any, high: Any,
+    counts: dict[str, int] | None,
 ) -> Column:  # fmt: skip
     gone = rows - there
     if gone:
@@ -270,14 +296,10 @@ def _column(
     quoted = quote(name)
     if kind in ("int", "string") and rows >= 100 and there == rows and distinct >= 0.9 * rows:
         column.unique = int(tables.one(connection, f"SELECT count(DISTINCT {quoted}) FROM {source}")[0]) == rows
-    if kind in ("string", "bool") and there and distinct <= 2 * DOMAIN_LIMIT:
-        counted = connection.execute(
-            f"SELECT {quoted}, count(*) FROM {source} WHERE {quoted} IS NOT NULL GROUP BY 1 ORDER BY 1"
-        ).fetchall()
-        if kind == "string" and len(counted) <= DOMAIN_LIMIT and there >= 20 * len(counted):
-            once = sum(1 for _, n in counted if n == 1)
-            column.values = [value for value, _ in counted]
-            column.others = _round_up(max(0.01, 10 * once / there)) if once else 0.0
+    if counts is not None and len(counts) <= DOMAIN_LIMIT and there >= 20 * len(counts):
+        once = sum(1 for n in counts.values() if n == 1)
+        column.values = sorted(counts)
+        column.others = _round_up(max(0.01, 10 * once / there)) if once else 0.0
     if kind == "float" and low is not None:
         low, high = float(low), float(high)  # decimals too
     if kind in ("int", "float") and there and low is not None and math.isfinite(low) and math.isfinite(high):

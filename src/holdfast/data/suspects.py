@@ -8,7 +8,7 @@ A key cannot score by learning rows by heart, because its values do not come aga
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ NEARLY = 0.98
 """From this share of values that come once on, a column is almost a key."""
 PEEK = 20_000
 EXACT = 2_000_000
+COUNTED_AT_ONCE = 32
 SAMPLE = 50_000
 LEAKS = 0.9
 """Explained share of the label's variance from which one column alone is suspected."""
@@ -54,14 +55,20 @@ def near_keys(
         return []
     # The first rows already show that most columns are none; only the rest are looked at whole.
     inner = ", ".join(f"{sql} AS {quote(name)}" for name, sql in values.items())
-    listed = ", ".join(f"count({quote(n)}), count(DISTINCT {quote(n)})" for n in values)
-    seen = tables.one(connection, f"SELECT {listed} FROM (SELECT {inner} FROM {source} LIMIT {PEEK})")
-    left = {n: values[n] for at, n in enumerate(values) if seen[2 * at] and seen[2 * at + 1] >= NEARLY * seen[2 * at]}
-    if left and rows > EXACT:
-        listed = ", ".join(f"count({sql}), approx_count_distinct({sql})" for sql in left.values())
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE peeked AS SELECT {inner} FROM {source} LIMIT {PEEK}")
+    left: dict[str, str] = {}
+    for part in _few_at_once(values):
+        listed = ", ".join(f"count({quote(n)}), count(DISTINCT {quote(n)})" for n in part)
+        seen = tables.one(connection, f"SELECT {listed} FROM peeked")
+        left |= {n: part[n] for at, n in enumerate(part) if seen[2 * at] and seen[2 * at + 1] >= NEARLY * seen[2 * at]}
+    connection.execute("DROP TABLE peeked")
+    for part in _few_at_once(left) if rows > EXACT else []:
+        listed = ", ".join(f"count({sql}), approx_count_distinct({sql})" for sql in part.values())
         sketched = tables.one(connection, f"SELECT {listed} FROM {source}")
         # The sketch is off by a few per cent.
-        left = {n: sql for at, (n, sql) in enumerate(left.items()) if sketched[2 * at + 1] >= 0.9 * sketched[2 * at]}
+        for at, name in enumerate(part):
+            if sketched[2 * at + 1] < 0.9 * sketched[2 * at]:
+                del left[name]
     found = []
     for name, sql in left.items():
         if tables.all_different(connection, f"SELECT {sql} AS key FROM {source}", rows):
@@ -82,6 +89,13 @@ def near_keys(
             )
         )
     return found
+
+
+def _few_at_once(columns: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Columns in groups: each count of distinct values holds memory of its own, however few rows there are."""
+    names = list(columns)
+    for at in range(0, len(names), COUNTED_AT_ONCE):
+        yield {name: columns[name] for name in names[at : at + COUNTED_AT_ONCE]}
 
 
 # --- columns that say little ------------------------------------------------------------------------------------------
