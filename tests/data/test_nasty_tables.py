@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -43,3 +44,28 @@ def test_hundreds_of_columns_are_looked_at_within_the_memory_bound(tmp_path: Pat
 
     write(table.with_columns(n7=pl.lit(-1), w9=pl.lit("c")), path)
     assert {f.column for f in quality.check(path, rules) if f.blocking} == {"n7", "w9"}
+
+
+def days(form: str, first: int = 0) -> bytes:
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    cells = [(start + timedelta(days=first + at // 3, hours=at % 24)).strftime(form) for at in range(180)]
+    return ("day,{n}\n" + "".join(f"{cell},{first + at}\n" for at, cell in enumerate(cells))).encode()
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%y/%m/%d", "%Y/%m/%d"])
+@pytest.mark.parametrize("time", ["", " %H:%M:%S", " %I:%M:%S %p"])
+def test_dates_of_csv_are_checked_in_the_form_they_are_written_in(tmp_path: Path, form: str, time: str) -> None:
+    path = tmp_path / "t.csv"
+    rules, found = looked(path, days(form + time))
+    if (kind := rules.columns["day"].type) == "string":
+        return  # the reader does not know this form
+    assert kind == ("timestamp" if time else "date")
+    assert found == []
+    path.write_bytes(days(form + time, 60))
+    at = int(datetime(2024, 3, 20, tzinfo=UTC).timestamp()) * 1_000_000
+    assert quality.check(path, rules, at=at if time else None) == []
+
+    lines = path.read_bytes().decode().splitlines()
+    lines[7] = "31-31-31," + lines[7].split(",")[1]
+    path.write_text("\n".join(lines))
+    assert [(f.check, f.column, f.count) for f in quality.check(path, rules) if f.blocking] == [("type", "day", 1)]

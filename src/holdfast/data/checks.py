@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 from holdfast.core.errors import BadData
 from holdfast.core.identity import duration_us
 from holdfast.core.records import Finding
-from holdfast.data import suspects, tables
+from holdfast.data import dates, suspects, tables
 from holdfast.data.examples import EXAMPLES, examples
 from holdfast.data.schema import Column, TableSchema, bounds_sql, when
 from holdfast.data.tables import Table, literal, quote
@@ -81,14 +81,16 @@ def run(
     rows: dict[Path, int] = {}
     keys: list[tuple[list[Table], str]] = []
     with tables.connect() as connection:
-        groups: dict[tuple[tuple[str, str], ...], list[Table]] = {}
+        groups: dict[tuple[tuple[str, str | None], ...], list[Table]] = {}
         for file in files:
             try:
-                table = tables.describe(connection, file)
+                table = _with_forms(connection, tables.describe(connection, file), schema)
             except BadData as error:
                 findings.append(Finding(check="readable", column=None, message=error.message, count=1, blocking=True))
                 continue
-            groups.setdefault((*table.columns.items(), ("", "text" if table.text else "")), []).append(table)
+            groups.setdefault((*table.columns.items(), *table.forms, ("", "text" if table.text else "")), []).append(
+                table
+            )
         for group in groups.values():
             try:
                 sound = _columns(group[0], schema, _label(group, base), findings)
@@ -166,10 +168,37 @@ def _columns(table: Table, schema: TableSchema, label: str, findings: list[Findi
     return sound
 
 
+def _with_form(connection: duckdb.DuckDBPyConnection, table: Table, name: str, column: Column) -> Table:
+    source = tables.relation([table.path], text=True, as_text=True)
+    return replace(table, forms=((column.type, dates.form_of(connection, source, [name], column.type)),))
+
+
+def _with_forms(connection: duckdb.DuckDBPyConnection, table: Table, schema: TableSchema) -> Table:
+    """A CSV file with how its dates are written, where it has any."""
+    if not table.text:
+        return table
+    source = tables.relation([table.path], text=True, as_text=True)
+    forms: list[tuple[str, str | None]] = []
+    for kind in ("date", "timestamp"):
+        mine = [n for n, c in schema.columns.items() if c.type == kind and n in table.columns]
+        try:
+            forms.append((kind, dates.form_of(connection, source, mine, kind)))
+        except duckdb.Error:
+            return table  # the pass over the rows says why
+    return replace(table, forms=tuple(forms))
+
+
+def _typed(table: Table, name: str, column: Column) -> str:
+    """A column of a table as SQL of the schema's type; NULL where a cell is not of it."""
+    if table.text and column.type in ("date", "timestamp"):
+        return dates.cast(quote(name), column.type, dict(table.forms).get(column.type))
+    return f"TRY_CAST({quote(name)} AS {_CASTS.get(column.type, 'VARCHAR')})"
+
+
 def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]:
     """The column as SQL, and what to count in it."""
     raw = quote(name)
-    value = f"TRY_CAST({raw} AS {_CASTS[column.type]})" if table.text and column.type in _CASTS else raw
+    value = _typed(table, name, column) if table.text else raw
     missing = f"{value} IS NULL" + (
         f" OR isnan({value})" if table.columns[name] == "float" or (table.text and column.type == "float") else ""
     )
@@ -390,7 +419,7 @@ def _key(group: Sequence[Table], name: str, column: Column) -> str:
     """A query of a group's keys, of one type over all groups."""
     text = group[0].text
     source = tables.relation([t.path for t in group], text=text, as_text=text)
-    return f"SELECT TRY_CAST({quote(name)} AS {_CASTS.get(column.type, 'VARCHAR')}) AS key FROM {source}"
+    return f"SELECT {_typed(group[0], name, column)} AS key FROM {source}"
 
 
 def _kept_keys(connection: duckdb.DuckDBPyConnection, beside: Sequence[Table], name: str, column: Column) -> str:
@@ -401,7 +430,11 @@ def _kept_keys(connection: duckdb.DuckDBPyConnection, beside: Sequence[Table], n
         if group:
             source = tables.relation([table.path for table in group], text=text)
             known = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
-            if name in {row[0] for row in known}:
+            if name not in {row[0] for row in known}:
+                continue
+            if text and column.type in ("date", "timestamp"):
+                parts += [_key([_with_form(connection, table, name, column)], name, column) for table in group]
+            else:
                 parts.append(_key(group, name, column))
     return " UNION ALL ".join(parts)
 

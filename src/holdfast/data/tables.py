@@ -38,11 +38,13 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Table:
-    """One file: its columns in order with their types (int, float, string, bool, timestamp, date, time, bytes, nested)."""
+    """One file: its columns in order with their types (int, float, string, bool, timestamp, date, time, bytes, nested). Of CSV
+    also how its dates and timestamps are written, where that was looked at."""
 
     path: Path
     columns: dict[str, str]
     text: bool = False
+    forms: tuple[tuple[str, str | None], ...] = ()
 
 
 def kind(sql_type: str) -> str:
