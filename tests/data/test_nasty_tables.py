@@ -69,3 +69,23 @@ def test_dates_of_csv_are_checked_in_the_form_they_are_written_in(tmp_path: Path
     lines[7] = "31-31-31," + lines[7].split(",")[1]
     path.write_text("\n".join(lines))
     assert [(f.check, f.column, f.count) for f in quality.check(path, rules) if f.blocking] == [("type", "day", 1)]
+
+
+def test_a_fraction_in_a_csv_column_of_whole_numbers_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rules, _ = looked(path, pl.DataFrame({"n": np.arange(200) % 7, "v": np.arange(200)}))
+    path.write_text(
+        "n,v\n" + "".join(f"{'1.5' if i in (3, 9) else '2.0' if i == 4 else i % 7},{i}\n" for i in range(200))
+    )
+    found = [f for f in quality.check(path, rules) if f.blocking]
+    assert [(f.check, f.column, f.count, f.examples[0]["n"]) for f in found] == [("type", "n", 2, "1.5")]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_whole_numbers_beyond_a_signed_word_are_whole_numbers(tmp_path: Path, ending: str) -> None:
+    keys = pl.Series([2**64 - 1 - i for i in range(200)], dtype=pl.UInt64)
+    rules, found = looked(tmp_path / f"t.{ending}", pl.DataFrame({"key": keys, "v": np.arange(200) % 9 / 7}))
+    assert rules.columns["key"] == schema.Column(type="int", missing=0.0, unique=True, low=0, outside=0.001)
+    assert found == []
+    write(pl.DataFrame({"key": keys.reverse().replace(2**64 - 5, 2**64 - 4), "v": 1 / 7}), tmp_path / f"t.{ending}")
+    assert {f.check for f in quality.check(tmp_path / f"t.{ending}", rules) if f.blocking} == {"unique"}

@@ -25,7 +25,7 @@ from holdfast.data.tables import Table, literal, quote
 EXACT_DUPLICATES = 2_000_000
 ASKED_AT_ONCE = 250
 _CASTS = {
-    "int": "BIGINT",
+    "int": "HUGEINT",
     "float": "DOUBLE",
     "bool": "BOOLEAN",
     "timestamp": "TIMESTAMPTZ",
@@ -204,7 +204,10 @@ def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]
     )
     probes = []
     if table.text and column.type in _CASTS:
-        probes.append(_Probe("type", name, f"{raw} IS NOT NULL AND {value} IS NULL", 0.0, f"are not {column.type}"))
+        odd = f"{value} IS NULL"
+        if column.type == "int":
+            odd = f"({odd} OR {value} <> TRY_CAST({raw} AS DOUBLE))"  # the cast rounds
+        probes.append(_Probe("type", name, f"{raw} IS NOT NULL AND {odd}", 0.0, f"are not {column.type}"))
         missing = f"{raw} IS NULL"
     probes.append(_Probe("missing", name, missing, column.missing, "are missing"))
     beyond = bounds_sql(column, name)
@@ -225,7 +228,7 @@ def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]
                 f"are none of {shown}",
             )
         )
-    if column.type == "int" and table.columns[name] == "float":
+    if column.type == "int" and table.columns[name] == "float" and not table.text:
         probes.append(_Probe("type", name, f"{value} <> floor({value})", 0.0, "are not whole numbers"))
     return value, probes
 

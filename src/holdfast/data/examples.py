@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, time
+from decimal import Decimal
 from typing import Any
 
 import duckdb
@@ -25,11 +26,13 @@ def examples(connection: duckdb.DuckDBPyConnection, sql: str, column: str | None
 
 def plain(value: Any) -> Any:
     """A value as JSON has it; long text is cut."""
-    if value is None or isinstance(value, bool | int):
+    if value is None or isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63):
         return value
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else str(value)
     if isinstance(value, datetime | date | time):
         return value.isoformat()
+    if isinstance(value, Decimal) and value.is_finite() and value.as_tuple().exponent == 0 and abs(value) < 2**63:
+        return int(value)  # held in a wider type than it needs
     text = str(value)
     return text if len(text) <= 200 else text[:199] + "…"
