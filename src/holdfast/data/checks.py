@@ -22,7 +22,6 @@ from holdfast.data.examples import EXAMPLES, examples
 from holdfast.data.schema import Column, TableSchema, bounds_sql, when
 from holdfast.data.tables import Table, literal, quote
 
-EXACT_DUPLICATES = 2_000_000
 ASKED_AT_ONCE = 250
 _CASTS = {
     "int": "HUGEINT",
@@ -73,7 +72,7 @@ def run(
         at: the instant (µs) freshness is judged at.
         base: the folder that messages name files below.
         beside: files that were let in before and stay: what must be unique is so over them too.
-        survey: also tell what the schema lets in and people should see once: constant and sparse columns.
+        survey: also tell what the schema lets in and people should see once: constant and sparse columns, rows that repeat.
     """
     findings: list[Finding] = []
     newest: list[int] = []
@@ -96,7 +95,16 @@ def run(
                 sound = _columns(group[0], schema, _label(group, base), findings)
                 counted = tables.rows_of(connection, group)
                 rows |= counted
-                span = _values(connection, group, schema, sound, sum(counted.values()), _label(group, base), findings)
+                span = _values(
+                    connection,
+                    group,
+                    schema,
+                    sound,
+                    sum(counted.values()),
+                    _label(group, base),
+                    findings,
+                    survey=survey,
+                )
                 if survey:
                     findings += _survey(connection, group, sound, sum(counted.values()), _label(group, base), findings)
                 keys += [(group, name) for name, column in sound.items() if column.unique]
@@ -235,7 +243,7 @@ def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]
 
 def _values(
     connection: duckdb.DuckDBPyConnection, group: Sequence[Table], schema: TableSchema,
-    sound: dict[str, Column], rows: int, label: str, findings: list[Finding],
+    sound: dict[str, Column], rows: int, label: str, findings: list[Finding], *, survey: bool = False,
 ) -> tuple[int, int] | None:  # fmt: skip
     """The pass over the rows. The span of the timestamp column, if there is one."""
     table = group[0]
@@ -260,7 +268,7 @@ def _values(
         known |= dict(zip(part, map(int, counts), strict=True))
     for probe in probes:
         count = known[probe]
-        if count and (probe.check != "missing" or count > probe.allowed * rows):
+        if count and (probe.check != "missing" or count > probe.allowed * rows or probe.allowed < suspects.SPARSE):
             _tell(connection, source, label, probe, count, rows, probe.column, findings)
     for name in summary.constant:
         if rows > 1:
@@ -277,7 +285,7 @@ def _values(
     findings += suspects.near_keys(
         connection, source, {n: values[n] for n, c in sound.items() if c.type in ("int", "string") and n not in unique}, rows, label
     )  # fmt: skip
-    if not unique and schema.duplicates < 1:
+    if not unique and (schema.duplicates < 1 or survey):
         _duplicates(connection, source, label, schema, rows, list(sound), findings)
     if summary.span is not None and schema.ordered:
         _order(connection, group, str(schema.timestamp), values[str(schema.timestamp)], label, findings)
@@ -448,17 +456,19 @@ def _duplicates(
     """Whole rows that repeat another. Large tables are first sketched; only where the sketch sees some are they counted."""
     if not names:
         return
-    listed = ", ".join(quote(n) for n in names)
-    if rows > EXACT_DUPLICATES:
-        sketched = int(tables.one(connection, f"SELECT approx_count_distinct(hash({listed})) FROM {source}")[0])
-        if sketched > (0.97 - schema.duplicates) * rows:
-            return
-    distinct = int(tables.one(connection, f"SELECT count(DISTINCT hash({listed})) FROM {source}")[0])
-    count = rows - distinct
+    whole = f"hash({', '.join(quote(n) for n in names)})"
+    sketched = rows
+    if rows > tables.EXACT_REPEATS:
+        sketched = int(tables.one(connection, f"SELECT approx_count_distinct({whole}) FROM {source}")[0])
+    count = tables.repeats(connection, source, whole, rows, sketched, least=0.97 - schema.duplicates)
     if count:
         blocking = count > schema.duplicates * rows
         message = f"{label}: {count} of {rows} rows ({count / rows:.2%}) repeat another; {schema.duplicates:.1%} are let through"
-        findings.append(Finding(check="duplicates", column=None, message=message, count=count, blocking=blocking))
+        again = f"SELECT {whole} FROM {source} GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"
+        shown = examples(connection, f"SELECT * FROM {source} WHERE {whole} IN ({again}) LIMIT {EXAMPLES}", None)
+        findings.append(
+            Finding(check="duplicates", column=None, message=message, count=count, blocking=blocking, examples=shown)
+        )
 
 
 def _order(

@@ -207,6 +207,19 @@ def all_different(connection: duckdb.DuckDBPyConnection, keys: str, rows: int) -
     return not (hashes[1:] == hashes[:-1]).any()
 
 
+EXACT_REPEATS = 2_000_000
+
+
+def repeats(
+    connection: duckdb.DuckDBPyConnection, source: str, whole: str, rows: int, sketched: int, *, least: float = 0.97
+) -> int:
+    """Rows that repeat another, by the hash ``whole`` of all their columns. Of a large table it is 0 where a sketch of how many
+    differ sees at least ``least`` of the rows."""
+    if rows > EXACT_REPEATS and sketched > least * rows:
+        return 0
+    return rows - int(one(connection, f"SELECT count(DISTINCT {whole}) FROM {source}")[0])
+
+
 def one(connection: duckdb.DuckDBPyConnection, sql: str) -> tuple[Any, ...]:
     """The one row of a query."""
     return connection.execute(sql).fetchall()[0]
