@@ -178,3 +178,23 @@ def test_rows_that_repeat_are_told_at_the_first_look_and_measured_from_then_on(t
     assert (told.count, told.blocking, len(told.examples)) == (20, False, 3)
     write(pl.DataFrame({"v": rng.normal(size=200)})[[*range(200), *range(200)]], path)
     assert {f.check for f in quality.check(path, rules) if f.blocking} == {"duplicates"}
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_a_column_that_was_empty_may_be_of_any_type_later(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    rules, found = looked(path, pl.DataFrame({"v": np.arange(50) / 7, "later": [None] * 50}))
+    assert rules.columns["later"] == schema.Column(type="null")
+    assert [(f.check, f.count, f.blocking) for f in found] == [("missing", 50, False)]
+    schema.save(path, rules)
+    assert schema.load(path) == rules
+    for values in (np.arange(50) / 3, [f"w{i}" for i in range(50)], np.arange(50)):
+        write(pl.DataFrame({"v": np.arange(50) / 7, "later": values}), path)
+        assert quality.check(path, rules) == []
+
+
+def test_csv_cells_that_were_words_and_are_numbers_now_are_read_as_words(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rules, _ = looked(path, pl.DataFrame({"v": np.arange(50) / 7, "code": [f"w{i % 9}" for i in range(50)]}))
+    write(pl.DataFrame({"v": np.arange(50) / 7, "code": np.arange(50) / 4}), path)
+    assert quality.check(path, rules) == []

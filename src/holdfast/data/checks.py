@@ -162,7 +162,7 @@ def _columns(table: Table, schema: TableSchema, label: str, findings: list[Findi
             kind == column.type
             or table.text
             or (kind, column.type) in _FITS
-            or kind == "null"
+            or "null" in (kind, column.type)
             or (kind, column.type) == ("float", "int")
         ):
             sound[name] = column
@@ -207,9 +207,8 @@ def _probes(table: Table, name: str, column: Column) -> tuple[str, list[_Probe]]
     """The column as SQL, and what to count in it."""
     raw = quote(name)
     value = _typed(table, name, column) if table.text else raw
-    missing = f"{value} IS NULL" + (
-        f" OR isnan({value})" if table.columns[name] == "float" or (table.text and column.type == "float") else ""
-    )
+    real = (column.type if table.text else table.columns[name]) == "float"
+    missing = f"{value} IS NULL" + (f" OR isnan({value})" if real else "")
     probes = []
     if table.text and column.type in _CASTS:
         odd = f"{value} IS NULL"

@@ -24,7 +24,7 @@ from holdfast.data import keys, names, tables
 from holdfast.data.pointers import load_yaml
 from holdfast.data.tables import Table, literal, quote
 
-KINDS = ("int", "float", "string", "bool", "timestamp", "date", "time", "bytes", "nested")
+KINDS = ("int", "float", "string", "bool", "timestamp", "date", "time", "bytes", "nested", "null")
 DECLARED = {"int64": "int", "float64": "float", "string": "string", "bool": "bool", "timestamp": "timestamp"}
 DOMAIN_LIMIT = 64
 _DAY = re.compile(r"(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
@@ -232,6 +232,8 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
     counts = _value_counts(connection, source, few, text=looked[0].text)
     for name, kind in kinds.items():
         there, distinct, low, high = told[name]
+        if looked[0].text and not there:
+            kind = "null"  # empty cells of CSV are text only because they are nothing else
         columns[name] = _column(
             connection, source, name, kind, rows, int(there), int(distinct), low, high, counts.get(name)
         )
@@ -255,7 +257,7 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
 
 
 def _agree(looked: list[Table]) -> dict[str, str]:
-    """One type per column over all files; int and float agree on float, nothing but nulls agrees with all."""
+    """One type per column over all files; int and float agree on float, nothing but nulls (``null``) agrees with all."""
     out: dict[str, str] = {}
     for table in looked:
         for name, kind in table.columns.items():
@@ -269,7 +271,7 @@ def _agree(looked: list[Table]) -> dict[str, str]:
                     f"{table.path.name}: column {name!r} is {kind}, elsewhere {old}",
                     hint="a folder is one table: mend the file that differs",
                 )
-    return {name: "string" if kind == "null" else kind for name, kind in out.items()}
+    return out
 
 
 def _value_counts(
