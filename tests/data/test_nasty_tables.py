@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from holdfast.core.records import Finding
-from holdfast.data import quality, schema
+from holdfast.data import quality, schema, suspects
 
 
 def write(table: pl.DataFrame, path: Path) -> None:
@@ -198,3 +200,69 @@ def test_csv_cells_that_were_words_and_are_numbers_now_are_read_as_words(tmp_pat
     rules, _ = looked(path, pl.DataFrame({"v": np.arange(50) / 7, "code": [f"w{i % 9}" for i in range(50)]}))
     write(pl.DataFrame({"v": np.arange(50) / 7, "code": np.arange(50) / 4}), path)
     assert quality.check(path, rules) == []
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_free_text_that_became_one_word_is_told(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"t.{ending}"
+    table = pl.DataFrame(
+        {"v": np.arange(300) % 17 / 7, "name": [f"n {i % 250}" for i in range(300)], "app": ["x"] * 300}
+    )
+    rules, _ = looked(path, table)
+    assert [f for f in quality.check(path, rules) if f.check == "constant"] == []
+    write(table.with_columns(name=pl.lit("n 1")), path)
+    assert [f.column for f in quality.check(path, rules) if f.check == "constant"] == ["name"]
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+def test_instants_in_nanoseconds_are_instants(tmp_path: Path, zone: str | None) -> None:
+    path = tmp_path / "t.parquet"
+    at = pa.array(np.arange(300) * 10**9 + 123, pa.timestamp("ns", zone))
+    table = pa.table({"at": at, "of_day": at.cast(pa.timestamp("ns")).cast(pa.time64("ns")), "y": np.arange(300) % 2})
+    pq.write_table(table, path)
+    rules = schema.infer(path)
+    assert (rules.timestamp, rules.freshness, rules.columns["of_day"].type) == ("at", "2d", "time")
+    assert quality.check(path, rules, at=10**6) == []
+    pq.write_table(table.set_column(2, "y", [np.arange(300) % 2 - 100]), path)
+    (found,) = quality.check(path, rules, at=10**6)
+    # Cut to what Python has: pandas, which would show the rest, need not be there.
+    zero = "1970-01-01T00:00:00" + ("+00:00" if zone else "")
+    assert (found.column, found.examples[0]["at"], found.examples[0]["of_day"]) == ("y", zero, "00:00:00")
+    assert suspects.leakage([path], "y") == []
+
+
+@pytest.mark.parametrize("values", [[1.7e308, -1.7e308], [5e-324, 0.0], [-(2.0**1000), 1e-310]])
+def test_numbers_near_the_ends_of_what_one_can_be(tmp_path: Path, values: list[float]) -> None:
+    path = tmp_path / "t.parquet"
+    rules, found = looked(path, pl.DataFrame({"x": values * 100, "v": np.arange(200) / 7}))
+    schema.save(path, rules)
+    assert schema.load(path) == rules
+    assert found == []
+
+
+def test_an_instant_beyond_time_is_no_end_of_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    beyond = pa.array([-(2**63) + 1, *range(199)]).cast(pa.timestamp("us"))
+    pq.write_table(pa.table({"at": beyond, "v": np.arange(200) / 7}), path)
+    rules = schema.infer(path)
+    assert rules.timestamp is None and quality.check(path, rules) == []
+
+
+@pytest.mark.parametrize("ticks", [2**60, -(2**60)])
+def test_rows_of_years_python_does_not_have_are_shown(tmp_path: Path, ticks: int) -> None:
+    path = tmp_path / "t.parquet"
+    far = pa.array([ticks] * 200)
+    table = pa.table(
+        {
+            "at": far.cast(pa.timestamp("us")),
+            "in": pa.StructArray.from_arrays([far.cast(pa.timestamp("us"))], ["t"]),
+            "y": np.arange(200) % 2,
+        }
+    )
+    pq.write_table(table, path)
+    rules = schema.infer(path)
+    rules.columns["y"].high, rules.columns["y"].outside = 0, 0.0
+    found = quality.check(path, rules, at=0)
+    assert [f.column for f in found if f.blocking] == ["y"]
+    assert all(len(f.examples) == 3 for f in found if f.blocking)
+    assert suspects.leakage([path], "y") == []

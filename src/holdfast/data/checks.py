@@ -333,15 +333,15 @@ def _summary(
             read.append(("there", name))
             selected.append(f"count({values[name]})")
         number = kind in ("int", "float", "bool") or (table.text and column.type in ("int", "float", "bool"))
-        listed = table.text and column.values is not None
-        if listed or (
+        words = kind != "null" and column.type == "string" and (table.text or column.values is None)
+        if (words and _was_varied(column)) or (
             number and (column.low is not None or column.high is not None or kind == "float" or _was_varied(column))
         ):
             read.append(("ends", name))
             selected += [f"min({values[name]})", f"max({values[name]})"]
         if name == timestamp and column.type == "timestamp":
             read.append(("span", name))
-            selected += [f"epoch_us(min({values[name]}))", f"epoch_us(max({values[name]}))"]
+            selected += [f"epoch_us({end}({values[name]})::TIMESTAMPTZ)" for end in ("min", "max")]
     row = iter(tables.one(connection, f"SELECT {', '.join(selected)} FROM {source}") if selected else ())
     for what, name in read:
         first = next(row)
@@ -349,7 +349,7 @@ def _summary(
             found.there[name] = int(first)
         elif what == "ends":
             found.ends[name] = (first, next(row))
-        elif (last := next(row)) is not None:
+        elif (last := next(row)) is not None and first is not None:
             found.span = int(first), int(last)
     for name, column in sound.items():
         if name in found.ends and _was_varied(column) and found.ends[name][0] == found.ends[name][1]:
@@ -370,6 +370,8 @@ def _summary(
 
 def _was_varied(column: Column) -> bool:
     """The schema says the column took several values: it is worth saying that it does not any more."""
+    if column.type == "string":
+        return column.missing < 1 if column.values is None else len(column.values) > 1
     return (column.values is not None and len(column.values) > 1) or column.high is not None
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 EXAMPLES = 3
 SHOWN_COLUMNS = 12
@@ -21,7 +24,32 @@ def examples(connection: duckdb.DuckDBPyConnection, sql: str, column: str | None
         if column is None or column in names[:SHOWN_COLUMNS] or column not in names
         else [*names[: SHOWN_COLUMNS - 1], column]
     )
-    return [{n: plain(v) for n, v in row.items()} for row in found.select(keep).to_pylist()]
+    shown = in_micros(found.select(keep))
+    return [{name: _cell(shown[name][at]) for name in shown.column_names} for at in range(shown.num_rows)]
+
+
+def _cell(cell: Any) -> Any:
+    import pyarrow as pa
+
+    try:
+        return plain(cell.as_py())
+    except (OverflowError, ValueError):  # Python's calendar has the years 1 to 9999
+        try:
+            return plain(cell.cast(pa.string()).as_py())
+        except pa.ArrowException:
+            return "…"
+
+
+def in_micros(table: pa.Table) -> pa.Table:
+    """Instants as Python has them; only pandas, which need not be there, has nanoseconds."""
+    import pyarrow as pa
+
+    for at, field in enumerate(table.schema):
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            table = table.set_column(at, field.name, table[at].cast(pa.timestamp("us", field.type.tz), safe=False))
+        elif pa.types.is_time64(field.type) and field.type.unit == "ns":
+            table = table.set_column(at, field.name, table[at].cast(pa.time64("us"), safe=False))
+    return table
 
 
 def plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,14 +208,14 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
         parts.append(
             f"min({column})"
             if wide
-            else f"epoch_us(min({column})::TIMESTAMP)"
+            else f"epoch_us(min({column})::TIMESTAMPTZ)"
             if kind in ("timestamp", "date")
             else "NULL"
         )
         parts.append(
             f"max({column})"
             if wide
-            else f"epoch_us(max({column})::TIMESTAMP)"
+            else f"epoch_us(max({column})::TIMESTAMPTZ)"
             if kind in ("timestamp", "date")
             else "NULL"
         )
@@ -237,7 +238,7 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
         columns[name] = _column(
             connection, source, name, kind, rows, int(there), int(distinct), low, high, counts.get(name)
         )
-        if kind == "timestamp" and there:
+        if kind == "timestamp" and low is not None and high is not None:  # what is beyond time has no instant
             spans[name] = (int(low), int(high))
     if timestamp is None and len(spans) == 1:
         timestamp = next(iter(spans))
@@ -308,7 +309,7 @@ def _column(
         column.missing = _room(0.05, rows)
     else:
         column.missing = 0.0 if column.unique else _room(0.0, rows)
-    if counts is not None and len(counts) <= DOMAIN_LIMIT and there >= 20 * len(counts):
+    if counts is not None and len(counts) <= DOMAIN_LIMIT and (there >= 20 * len(counts) or len(counts) == 1):
         once = sum(1 for n in counts.values() if n == 1)
         column.values = sorted(counts)
         column.others = _room(_round_up(max(0.01, 10 * once / there)) if once else 0.0, there)
@@ -327,13 +328,13 @@ def _column(
 
 def _widen(end: float, other: float) -> int | float:
     reach = max(10 * abs(end), abs(end - other))
-    wide = math.copysign(_two_digits(reach), end)
+    wide = math.copysign(min(_two_digits(reach), sys.float_info.max), end)
     return int(wide) if abs(wide) < 2**53 and wide == int(wide) else wide
 
 
 def _two_digits(value: float) -> float:
-    if value == 0:
-        return 0.0
+    if value < 1e-300 or value > 1e300:
+        return value  # too near the ends of what a number can be
     scale = 10.0 ** (math.floor(math.log10(value)) - 1)
     return float(f"{math.ceil(value / scale) * scale:.12g}")
 
@@ -356,4 +357,7 @@ def bounds_sql(column: Column, name: str) -> str | None:
 
 
 def when(us: int) -> str:
-    return from_us(us).strftime("%Y-%m-%d %H:%M")
+    try:
+        return from_us(us).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError):  # Python's calendar has the years 1 to 9999
+        return f"the year {1970 + us // 31_556_952_000_000}"

@@ -17,7 +17,7 @@ import duckdb
 from holdfast.core.errors import BadData, did_you_mean
 from holdfast.core.records import Finding
 from holdfast.data import tables
-from holdfast.data.examples import EXAMPLES, examples, plain
+from holdfast.data.examples import EXAMPLES, examples, in_micros, plain
 from holdfast.data.tables import Table, quote
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def leakage(data: Sequence[Path] | pa.Table, label: str, *, ignore: Sequence[str
             raise BadData(f"there is no column {label!r}", hint=did_you_mean(label, kinds, kind="column"))
         names = [n for n, kind in kinds.items() if n != label and n not in ignore and kind not in ("nested", "bytes")]
         sample = _sample(connection, source, [label, *names], kinds, label)
-    target, wrong = _target(sample[label].to_pylist(), kinds[label])
+    target, wrong = _target(in_micros(sample.select([label]))[label].to_pylist(), kinds[label])
     if wrong is not None:
         return [Finding(check="leakage", column=label, message=wrong, count=sample.num_rows, blocking=False)]
     found = []
@@ -290,7 +290,11 @@ def _column(sample: pa.Table, name: str, kind: str) -> np.ndarray[Any, Any]:
     if kind in ("int", "float"):
         return np.asarray(pc.cast(column, pa.float64(), safe=False).to_numpy(), dtype=np.float64)
     if kind in ("timestamp", "date", "time"):
-        whole = pc.cast(column, pa.timestamp("us"), safe=False) if kind != "time" else pc.cast(column, pa.time64("us"))
+        whole = (
+            pc.cast(column, pa.timestamp("us"), safe=False)
+            if kind != "time"
+            else pc.cast(column, pa.time64("us"), safe=False)
+        )
         return np.asarray(
             pc.cast(pc.cast(whole, pa.int64()), pa.float64(), safe=False).to_numpy(zero_copy_only=False),
             dtype=np.float64,
@@ -345,7 +349,7 @@ def _explained(column: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> fl
 def _varied(sample: pa.Table, name: str, label: str) -> list[dict[str, Any]]:
     """A few rows with different labels."""
     seen: dict[str, dict[str, Any]] = {}
-    for row in sample.select([name, label]).slice(0, 2000).to_pylist():
+    for row in in_micros(sample.select([name, label]).slice(0, 2000)).to_pylist():
         seen.setdefault(str(row[label]), row)
         if len(seen) == EXAMPLES:
             break

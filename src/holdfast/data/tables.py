@@ -30,7 +30,7 @@ _WRONG = {
 }
 
 _TYPES = {
-    "BOOLEAN": "bool", "VARCHAR": "string", "UUID": "string", "DATE": "date", "TIME": "time", "BLOB": "bytes",
+    "BOOLEAN": "bool", "VARCHAR": "string", "UUID": "string", "DATE": "date", "TIME": "time", "TIME_NS": "time", "BLOB": "bytes",
     "FLOAT": "float", "DOUBLE": "float", "REAL": "float",
     **dict.fromkeys(["TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"], "int"),
 }  # fmt: skip
