@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from holdfast.core.errors import BadData
 from holdfast.core.records import Finding
 from holdfast.data import quality, schema, suspects
 
@@ -266,3 +267,54 @@ def test_rows_of_years_python_does_not_have_are_shown(tmp_path: Path, ticks: int
     assert [f.column for f in found if f.blocking] == ["y"]
     assert all(len(f.examples) == 3 for f in found if f.blocking)
     assert suspects.leakage([path], "y") == []
+
+
+def part(first: int, rows: int = 150, **more: Any) -> pl.DataFrame:
+    rng = np.random.default_rng(first)
+    return pl.DataFrame({"id": np.arange(rows) + first, "x": rng.normal(size=rows)}).with_columns(**more)
+
+
+FOLDERS: dict[str, dict[str, pl.DataFrame]] = {
+    "whole numbers, then others": {"1.parquet": part(0, y=pl.lit(1)), "2.parquet": part(200, y=pl.lit(1.5))},
+    "a column more": {"1.parquet": part(0), "2.parquet": part(200, y=pl.col("id") % 9)},
+    "a column less": {"1.csv": part(0, y=pl.col("id") % 9), "2.csv": part(200)},
+    "days, then instants": {
+        "1.parquet": part(0, y=pl.date(2024, 1, 1) + pl.duration(days=pl.col("id") % 9)),
+        "2.parquet": part(200, y=pl.datetime(2024, 1, 1, 3) + pl.duration(days=pl.col("id") % 9)),
+    },
+    "two kinds": {"1.parquet": part(0), "2.csv": part(200), "3.csv": part(400)},
+    "endings in capitals": {"1.CSV": part(0), "2.Parquet": part(200)},
+    "an empty column in one": {"1.csv": part(0, y=pl.col("id") % 9), "2.csv": part(200, y=pl.lit(None))},
+    "codes of which some are numbers": {
+        "1.csv": part(0, y=pl.lit("A") + (pl.col("id") % 7).cast(pl.String)),
+        "2.csv": part(200, y=pl.col("id") % 9),
+    },
+    "a header alone": {"1.csv": part(0), "2.csv": part(200, 0)},
+    "no rows in one": {"1.parquet": part(0), "2.parquet": part(200, 0)},
+    "below folders": {"year=2023/a.parquet": part(0), "year=2024/a.parquet": part(200)},
+    "names like patterns": {"a[1].csv": part(0), "a1.csv": part(200), "b*.parquet": part(400), "b1.parquet": part(600)},
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_files_of_a_folder_that_differ_honestly_are_one_table(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "t"
+    for file, table in FOLDERS[name].items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        table.write_csv(folder / file) if file.lower().endswith("csv") else table.write_parquet(folder / file)
+    rules = schema.infer(folder)
+    found = quality.check(folder, rules, survey=True)
+    assert blocking(found) == []
+    assert {f.check for f in found} <= {"constant", "missing", "volume"}, found
+    assert rules.columns["id"].unique
+    assert "y" not in rules.columns or rules.columns["y"].type != "string" or name.startswith("codes")
+    (folder / "last.csv").write_text("id,x\n" + "".join(f"{i},{i % 7 / 3}\n" for i in [1000, *range(1000, 1149)]))
+    assert [f.check for f in quality.check(folder, rules) if f.blocking] in (["unique"], ["columns", "unique"])
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_no_schema_is_inferred_from_no_rows(tmp_path: Path, name: str) -> None:
+    write(part(0, 0), tmp_path / name)
+    with pytest.raises(BadData, match="has no rows"):
+        schema.ensure(tmp_path / name)
+    assert not schema.file_for(tmp_path / name).exists()

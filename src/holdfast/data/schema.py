@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,40 @@ def infer(path: Path, *, timestamp: str | None = None, files: Sequence[Path] | N
         raise BadData(f"{path} holds no table", hint="parquet and CSV files have schemas")
     with tables.connect() as connection:
         looked = [tables.describe(connection, file) for file in found]
+        if len(looked) > 1:
+            looked = [table for table in looked if not _is_header(connection, table)] or looked[:1]
+            kinds: dict[str, set[str]] = {}
+            for table in looked:
+                for name, kind in table.columns.items():
+                    kinds.setdefault(name, set()).add(kind)
+            unsure = {name for name, mine in kinds.items() if "string" in mine and len(mine) > 1}
+            looked = [_without_empty(connection, table, unsure) for table in looked]
         return _infer(connection, looked, timestamp)
+
+
+def _without_empty(connection: duckdb.DuckDBPyConnection, table: Table, unsure: set[str]) -> Table:
+    """A CSV file's column without a cell reads as text and says nothing of its type."""
+    words = [name for name, kind in table.columns.items() if kind == "string" and name in unsure]
+    if not table.text or not words:
+        return table
+    source = tables.relation([table.path], text=True, as_text=True)
+    there = tables.one(
+        connection, f"SELECT {', '.join(f'bool_or({quote(n)} IS NOT NULL)' for n in words)} FROM {source}"
+    )
+    empty = {name for name, some in zip(words, there, strict=True) if not some}
+    return replace(table, columns={n: "null" if n in empty else kind for n, kind in table.columns.items()})
+
+
+def _is_header(connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
+    """Whether it is a CSV file without rows, which says nothing of its columns' types."""
+    if not table.text or set(table.columns.values()) != {"string"}:
+        return False
+    return not connection.execute(f"SELECT 1 FROM {tables.relation([table.path], text=True)} LIMIT 1").fetchall()
 
 
 def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp: str | None) -> TableSchema:
     kinds = _agree(looked)
-    source = tables.relation([t.path for t in looked], text=looked[0].text)
+    source, text = tables.union(looked), any(t.text for t in looked)
     whole = f"hash({', '.join(map(quote, kinds))})"
     parts = ["count(*)", f"approx_count_distinct({whole})"]
     for name, kind in kinds.items():
@@ -226,18 +255,21 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
             f"the table cannot be read: {str(error).splitlines()[0]}", hint="was a file cut off while it was written?"
         ) from None
     rows = int(row[0])
+    if not rows:
+        raise BadData(f"{looked[0].path.name} has no rows", hint="its schema is inferred from rows")
     columns: dict[str, Column] = {}
     spans: dict[str, tuple[int, int]] = {}
     told = {name: row[2 + 4 * at : 6 + 4 * at] for at, name in enumerate(kinds)}
     few = [name for name, kind in kinds.items() if kind == "string" and 0 < told[name][1] <= 2 * DOMAIN_LIMIT]
-    counts = _value_counts(connection, source, few, text=looked[0].text)
+    counts = _value_counts(connection, source, few, text=text)
     for name, kind in kinds.items():
         there, distinct, low, high = told[name]
-        if looked[0].text and not there:
+        if text and not there:
             kind = "null"  # empty cells of CSV are text only because they are nothing else
         columns[name] = _column(
             connection, source, name, kind, rows, int(there), int(distinct), low, high, counts.get(name)
         )
+        columns[name].optional = any(name not in table.columns for table in looked)
         if kind == "timestamp" and low is not None and high is not None:  # what is beyond time has no instant
             spans[name] = (int(low), int(high))
     if timestamp is None and len(spans) == 1:
@@ -258,16 +290,21 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
 
 
 def _agree(looked: list[Table]) -> dict[str, str]:
-    """One type per column over all files; int and float agree on float, nothing but nulls (``null``) agrees with all."""
+    """One type per column over all files; int and float agree on float, date and timestamp on timestamp, nothing but nulls (``null``) agrees with all."""
     out: dict[str, str] = {}
+    all_text = all(table.text for table in looked)
     for table in looked:
         for name, kind in table.columns.items():
             old = out.get(name, "null")
             if old == "null" or old == kind:
                 out[name] = kind
-            elif {old, kind} == {"int", "float"}:
-                out[name] = "float"
-            elif kind != "null":
+            elif kind == "null":
+                continue
+            elif {old, kind} in ({"int", "float"}, {"date", "timestamp"}):
+                out[name] = "float" if "float" in (old, kind) else "timestamp"
+            elif all_text:
+                out[name] = "string"  # as it would be in one file
+            else:
                 raise BadData(
                     f"{table.path.name}: column {name!r} is {kind}, elsewhere {old}",
                     hint="a folder is one table: mend the file that differs",

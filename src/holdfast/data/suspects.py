@@ -18,7 +18,7 @@ from holdfast.core.errors import BadData, did_you_mean
 from holdfast.core.records import Finding
 from holdfast.data import tables
 from holdfast.data.examples import EXAMPLES, examples, in_micros, plain
-from holdfast.data.tables import Table, quote
+from holdfast.data.tables import quote
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,17 +225,7 @@ def _source(connection: duckdb.DuckDBPyConnection, data: Sequence[Path] | pa.Tab
         rows = connection.execute("DESCRIBE SELECT * FROM given").fetchall()
         return "given", {row[0]: tables.kind(row[1]) for row in rows}
     looked = [tables.describe(connection, file) for file in data]
-    return _union(looked), {name: kind for table in reversed(looked) for name, kind in table.columns.items()}
-
-
-def _union(looked: Sequence[Table]) -> str:
-    """All files as one FROM item; parquet and CSV may lie beside each other."""
-    parts = [
-        tables.relation([t.path for t in looked if t.text is text], text=text)
-        for text in (False, True)
-        if any(t.text is text for t in looked)
-    ]
-    return parts[0] if len(parts) == 1 else "(SELECT * FROM " + " UNION ALL BY NAME SELECT * FROM ".join(parts) + ")"
+    return tables.union(looked), {name: kind for table in reversed(looked) for name, kind in table.columns.items()}
 
 
 def _sample(
@@ -385,7 +375,7 @@ def overlap(
         names = list(key) or [n for n in right if n in left and n not in ignore]
         if not names:
             raise BadData("the two tables have no column in common", hint="are these the right files?")
-        a, b = _union(there), _union(here)
+        a, b = tables.union(there), tables.union(here)
         try:
             return _overlapping(connection, a, b, names, left, right, blocking=bool(key))
         except duckdb.Error as error:

@@ -154,8 +154,19 @@ def _header(how: Dialect) -> str:
     return f"header=false, names={_texts(how.names)}" if how.names else "header=true"
 
 
+def union(looked: Sequence[Table]) -> str:
+    """All files as one FROM item; parquet and CSV may lie beside each other."""
+    parts = [
+        relation([t.path for t in looked if t.text is text], text=text)
+        for text in (False, True)
+        if any(t.text is text for t in looked)
+    ]
+    return parts[0] if len(parts) == 1 else "(SELECT * FROM " + " UNION ALL BY NAME SELECT * FROM ".join(parts) + ")"
+
+
 def _list(paths: Sequence[Path]) -> str:
-    return _texts([os.fspath(p) for p in paths])
+    # The engine takes each for a pattern: report[1].csv would be report1.csv.
+    return _texts(["".join(f"[{c}]" if c in "*?[" else c for c in os.fspath(p)) for p in paths])
 
 
 def _texts(values: Sequence[str]) -> str:
