@@ -72,14 +72,54 @@ def test_own_pandera_model_is_accepted(tmp_path: Path) -> None:
     assert found[0].blocking and found[0].count == sum(i % 7 == 6 for i in range(400))
 
 
-def test_mistakes_in_the_schema_file_are_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("columns:\n  a: {type: integer}\n", "column 'a'.*integer"),
+        ("columns:\n  a: {type: int}\n  b: {type: int, minimum: 3}\n", "column 'b'.*minimum"),
+        ("columns:\n  b: {type: float, missing: 5%}\n", "column 'b': missing: Expected `float`"),
+        ("columns:\n  b: {type: float, missing: 5}\n", "column 'b': missing is 5"),
+        ("columns:\n  b: {type: float, outside: -0.1}\n", "column 'b': outside is -0.1"),
+        ("columns:\n  b: {type: int, low: 9, high: 3}\n", "column 'b': no number lies between 9 and 3"),
+        ("columns:\n  b: {type: float, low: .nan}\n", "column 'b': no number"),
+        ("columns:\n  b: {type: timestamp, low: 3}\n", "column 'b': low and high are of numbers"),
+        ("columns:\n  b: {type: string, values: [a, 1]}\n", "column 'b': the value 1 is not of type string"),
+        ("columns:\n  b: {type: int, values: [1, x]}\n", "column 'b': the value 'x'"),
+        ("columns:\n  b: {type: date, values: [x]}\n", "column 'b': values are listed of"),
+        ("columns:\n  b:\n", "column 'b': Expected `object`"),
+        ("columns:\n  b: {type: int\n", "3 is not YAML"),
+        ("columns:\n  b: {type: int}\n  b: {type: int}\n", "duplicate key"),
+        ("timestamp: at\ncolumns:\n  b: {type: int}\n", "timestamp names 'at', which is no column"),
+        ("timestamp: b\ncolumns:\n  b: {type: string}\n", "timestamp names 'b', which is string"),
+        ("ordered: true\ncolumns:\n  b: {type: int}\n", "ordered needs a time column"),
+        ("freshness: soon\ncolumns:\n  b: {type: int}\n", "freshness: 'soon'"),
+        ("fewest: -1\ncolumns:\n  b: {type: int}\n", "fewest is -1"),
+        ("colums:\n  b: {type: int}\n", "colums"),
+        ("[]", "Expected `object`"),
+        ("", "Expected `object`"),
+        ("\udcff\udcfe", "not UTF-8"),
+    ],
+)
+def test_mistakes_in_the_schema_file_are_named(tmp_path: Path, written: str, says: str) -> None:
     path = tmp_path / "t.parquet"
-    schema.file_for(path).write_text("columns:\n  a: {type: integer}\n")
-    with pytest.raises(BadInput, match="integer"):
+    schema.file_for(path).write_bytes(written.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadInput, match=says):
         schema.load(path)
-    schema.file_for(path).write_text("columns:\n  a: {type: int, minimum: 3}\n")
-    with pytest.raises(BadInput, match="minimum"):
-        schema.load(path)
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.csv"])
+def test_a_day_may_be_the_time_of_a_table(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    days = pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 30), eager=True)
+    pl.DataFrame({"day": days}).write_csv(path) if name.endswith("csv") else pl.DataFrame({"day": days}).write_parquet(
+        path
+    )
+    schema.file_for(path).write_text("timestamp: day\nordered: true\nfreshness: 2d\ncolumns:\n  day: {type: date}\n")
+    rules = schema.load(path)
+    assert rules is not None
+    newest = 1_706_572_800_000_000
+    assert quality.check(path, rules, at=newest + 86_400_000_000) == []
+    assert [f.check for f in quality.check(path, rules, at=newest + 4 * 86_400_000_000)] == ["freshness"]
 
 
 def test_diff_of_two_versions(repo: Repository) -> None:

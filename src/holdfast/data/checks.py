@@ -344,7 +344,7 @@ def _summary(
         ):
             read.append(("ends", name))
             selected += [f"min({values[name]})", f"max({values[name]})"]
-        if name == timestamp and column.type == "timestamp":
+        if name == timestamp and column.type in ("timestamp", "date") and kind != "null":
             read.append(("span", name))
             selected += [f"epoch_us({end}({values[name]})::TIMESTAMPTZ)" for end in ("min", "max")]
     row = iter(tables.one(connection, f"SELECT {', '.join(selected)} FROM {source}") if selected else ())

@@ -25,6 +25,7 @@ from holdfast.core.identity import digest, duration_text, duration_us, from_us
 from holdfast.data import keys, names, tables
 from holdfast.data.pointers import load_yaml
 from holdfast.data.tables import Table, literal, quote
+from holdfast.data.text import read as read_text
 
 KINDS = ("int", "float", "string", "bool", "timestamp", "date", "time", "bytes", "nested", "null")
 DECLARED = {"int64": "int", "float64": "float", "string": "string", "bool": "bool", "timestamp": "timestamp"}
@@ -79,27 +80,86 @@ def load(path: Path) -> TableSchema | None:
     """
     file = file_for(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        written = read_text(file, 4 << 20)
     except FileNotFoundError:
         return None
-    if len(text) > 4 << 20:
-        raise BadInput(f"{file} is too large for a schema")
-    data = load_yaml(text, file)
-    try:
-        schema = msgspec.convert(data, TableSchema)
-    except msgspec.ValidationError as error:
-        raise BadInput(
-            f"{file.name}: {error}", hint="known keys of a column: " + ", ".join(Column.__struct_fields__)
-        ) from None
+    schema = _converted(file.name, load_yaml(written, file))
     for name, column in schema.columns.items():
-        if column.type not in KINDS:
-            raise BadInput(
-                f"{file.name}: column {name!r} has type {column.type!r}",
-                hint=did_you_mean(column.type, KINDS, kind="type"),
-            )
+        wrong = _wrong(column)
+        if wrong is not None:
+            raise BadInput(f"{file.name}: column {name!r}: {wrong[0]}", hint=wrong[1])
+    for key in ("duplicates", "fewest", "most"):
+        value = getattr(schema, key)
+        if not value >= 0:
+            raise BadInput(f"{file.name}: {key} is {value}", hint="write a number that is not negative")
+    timed = schema.columns.get(schema.timestamp) if schema.timestamp is not None else None
+    if schema.timestamp is not None and timed is None:
+        raise BadInput(
+            f"{file.name}: timestamp names {schema.timestamp!r}, which is no column",
+            hint=did_you_mean(schema.timestamp, schema.columns, kind="column"),
+        )
+    if timed is not None and timed.type not in ("timestamp", "date", "int", "null"):
+        raise BadInput(
+            f"{file.name}: timestamp names {schema.timestamp!r}, which is {timed.type}",
+            hint="name a column of instants",
+        )
+    if timed is None and schema.ordered:
+        raise BadInput(f"{file.name}: ordered needs a time column", hint="name it: timestamp: COLUMN")
     if schema.freshness is not None:
-        duration_us(schema.freshness)
+        try:
+            duration_us(schema.freshness)
+        except BadInput as error:
+            raise BadInput(f"{file.name}: freshness: {error.message}", hint=error.hint) from None
     return schema
+
+
+def _converted(name: str, data: Any) -> TableSchema:
+    """What was read as a schema; each column by itself, so that the message has its name."""
+    columns = data.get("columns") if isinstance(data, dict) else None
+    if isinstance(columns, dict):
+        for column, spec in columns.items():
+            try:
+                msgspec.convert(spec, Column)
+            except msgspec.ValidationError as error:
+                known = "known keys of a column: " + ", ".join(Column.__struct_fields__)
+                raise BadInput(f"{name}: column {str(column)!r}: {_said(error)}", hint=known) from None
+    try:
+        return msgspec.convert(data, TableSchema)
+    except msgspec.ValidationError as error:
+        known = "known keys: " + ", ".join(TableSchema.__struct_fields__)
+        raise BadInput(f"{name}: {_said(error)}", hint=known) from None
+
+
+def _said(error: msgspec.ValidationError) -> str:
+    what, _, place = str(error).partition(" - at `$.")
+    return f"{place.rstrip('`')}: {what}" if place else what.partition(" - at `$`")[0]
+
+
+_VALUES: dict[str, type] = {"string": str, "int": int, "bool": bool}
+
+
+def _wrong(column: Column) -> tuple[str, str] | None:
+    """What in a column's rules cannot be meant, and its mend. A rule that is never asked is one, too."""
+    if column.type not in KINDS:
+        return f"has type {column.type!r}", did_you_mean(column.type, KINDS, kind="type")
+    for key in ("missing", "others", "outside"):
+        share = getattr(column, key)
+        if not 0 <= share <= 1:
+            return f"{key} is {share}, no share of rows", "write a number from 0 to 1"
+    ends = [end for end in (column.low, column.high) if end is not None]
+    if ends and column.type not in ("int", "float"):
+        return f"low and high are of numbers, not of type {column.type}", "leave them away"
+    if any(end != end for end in ends) or (len(ends) == 2 and ends[0] > ends[1]):
+        return f"no number lies between {column.low} and {column.high}", "write low below high"
+    if column.values is not None:
+        kind = _VALUES.get(column.type)
+        if kind is None:
+            return f"values are listed of {', '.join(_VALUES)}, not of type {column.type}", "leave them away"
+        odd = next((v for v in column.values if type(v) is not kind), None)
+        if odd is not None:
+            hint = f"write it in quotes: {json.dumps(str(odd))}" if kind is str else "mend the value or the type"
+            return f"the value {odd!r} is not of type {column.type}", hint
+    return None
 
 
 def save(path: Path, schema: TableSchema) -> Path:
