@@ -82,3 +82,23 @@ def test_mistakes_are_told(here: Path, arguments: list[str], says: str) -> None:
     with pytest.raises(HoldfastError, match=says) as caught:
         run(*arguments)
     assert caught.value.exit_code == 1
+
+
+def test_the_same_bad_data_is_kept_out_each_time(here: Path) -> None:
+    (here / "holdfast.toml").touch()
+
+    def add() -> int | str | None:
+        done = CliRunner().invoke(cli, ["data", "add", "train.parquet"], standalone_mode=False)
+        if isinstance(done.exception, HoldfastError):
+            return done.exception.message
+        assert done.exception is None, done.exception
+        return int(done.return_value or 0)
+
+    good = pl.read_parquet("train.parquet")
+    assert add() == 0
+    good.with_columns(amount=pl.lit(-1.0)).write_parquet("train.parquet")
+    assert "'amount' (100.00%) lie beyond" in str(add())
+    again = str(add())
+    assert "still kept out" in again and "'amount' (100.00%) lie beyond" in again and "stays current" in again
+    good.with_columns(amount=pl.col("amount") + 1).write_parquet("train.parquet")
+    assert (add(), add()) == (0, 0)

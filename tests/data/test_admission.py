@@ -133,6 +133,22 @@ def test_bad_file_over_an_admitted_one_leaves_the_admitted_bytes(deliveries: Del
     assert len(deliveries.names()) == 3
 
 
+@pytest.mark.parametrize("mend", ["taken away", "put back"])
+def test_what_is_not_there_any_more_is_in_no_quarantine(deliveries: Deliveries, mend: str) -> None:
+    name = "03.parquet" if mend == "taken away" else "02.parquet"
+    deliveries.put(name, BAD["range"](month(3)))
+    with pytest.raises(BadData):
+        deliveries.admit()
+    if mend == "taken away":
+        (deliveries.folder / name).unlink()
+    else:
+        deliveries.put(name, month(2))
+    assert [q.path for q in status.quarantined(deliveries.root)] == [name]
+    deliveries.admit()
+    assert quality.state(deliveries.ledger, "flights").quarantined == []
+    assert status.quarantined(deliveries.root) == []
+
+
 def test_edited_schema_survives_and_lets_the_quarantined_file_in(deliveries: Deliveries) -> None:
     deliveries.put("03.parquet", BAD["values"](month(3)))
     with pytest.raises(BadData):

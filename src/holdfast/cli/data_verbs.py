@@ -13,7 +13,9 @@ from holdfast.cli.output import echo, progress, say, table
 
 if TYPE_CHECKING:
     from holdfast.core.definitions import Source
+    from holdfast.core.errors import BadData
     from holdfast.core.records import DatasetVersion, Finding
+    from holdfast.data.quality import Quarantined
     from holdfast.data.repository import Repository
     from holdfast.data.snapshot import Snapshot
 
@@ -149,7 +151,8 @@ def _admit(root: Path, target: Path, report: Any) -> DatasetVersion:
         source = source_of(root, target)
         name = source.name if source else _name_of(target)
         where = target.absolute()
-        return quality.admit(
+        before = quality.current(workspace.ledger, name)
+        version = quality.admit(
             root,
             workspace.ledger,
             name,
@@ -160,6 +163,25 @@ def _admit(root: Path, target: Path, report: Any) -> DatasetVersion:
             progress=report,
             tell=show_findings,
         )
+        aside = quality.state(workspace.ledger, name).quarantined
+    if aside and version == before:
+        raise _still_kept_out(target, version, aside)
+    for one in aside:
+        say(f"notice: {one.path} is in quarantine since an earlier `holdfast data add`, and no part of this version")
+    return version
+
+
+def _still_kept_out(target: Path, version: DatasetVersion, aside: Sequence[Quarantined]) -> BadData:
+    """Asked again with the same bytes, the answer is the same."""
+    from holdfast.core.errors import BadData
+    from holdfast.data import schema
+
+    why = [finding.message for one in aside for finding in one.findings if finding.blocking]
+    more = f"; and {len(why) - 3} more" if len(why) > 3 else ""
+    return BadData(
+        f"{target}: still kept out: {'; '.join(why[:3])}{more}; version {version.md5[:8]} stays current",
+        hint=f"mend the data and deliver it again, or, if it is right, widen {schema.file_for(target).name} and run `holdfast data add` again",
+    )
 
 
 def _checked_add(target: Path, report: Any) -> DatasetVersion | Added:

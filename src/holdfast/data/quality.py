@@ -197,6 +197,11 @@ def admit(
         rules = _rules(place, source)
         delivery = _compare(taken, before, rules.key)
         if not delivery.fresh and before.current is not None and len(delivery.kept) == len(before.members):
+            if delivery.aside != before.quarantined:  # a bad file was taken away, or the good one put back
+                left = msgspec.structs.replace(before, quarantined=delivery.aside)
+                with ledger.transaction() as tx:
+                    tx.put(TABLE, source_name, msgspec.to_builtins(left))
+                write_notice(root, source_name, left, place)
             return before.current
         checked = _check(place, delivery, rules, before, at, repo, is_folder=taken.is_folder)
         if tell is not None:
