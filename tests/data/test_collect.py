@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,8 @@ from holdfast.backends.ledger_sql import SqlLedger
 from holdfast.core.definitions import Source
 from holdfast.core.errors import BadData, BadDefinition, NotFound, Unavailable
 from holdfast.data import collect, quality
+
+POSTGRES = os.environ.get("HOLDFAST_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/test")
 
 
 def test_file_folder_and_pattern(tmp_path: Path) -> None:
@@ -127,3 +130,32 @@ def test_objects_below_a_prefix_are_pulled_once_each(tmp_path: Path, monkeypatch
             collect.pull(tmp_path, Source("gone", url="s3://nobucket", query="d/"))
     finally:
         server.stop()
+
+
+def test_a_column_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    with sa.create_engine(url).begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id INTEGER, odd)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (1, 1), (2, 'two')"))
+    with pytest.raises(BadData, match="column 'odd' cannot be kept"):
+        collect.pull(tmp_path, Source("s", url=url, query="SELECT * FROM t"))
+    # Batches differ, too.
+    late = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 60000) SELECT i, CASE WHEN i > 55000 THEN i + 0.5 ELSE i END AS odd FROM n"
+    with pytest.raises(BadData, match="column 'odd' cannot be kept"):
+        collect.pull(tmp_path, Source("s", url=url, query=late))
+
+
+def test_a_query_of_postgresql_is_sent_as_it_is_written(tmp_path: Path) -> None:
+    try:
+        with sa.create_engine(POSTGRES.replace("postgresql:", "postgresql+psycopg:")).connect():
+            pass
+    except sa.exc.OperationalError as error:
+        if os.environ.get("HOLDFAST_REQUIRE_SERVICES") == "1":
+            raise
+        pytest.skip(f"no PostgreSQL at {POSTGRES}: {error}")
+    rows = "SELECT i, 'a%sb' AS s FROM generate_series(1, 9) i WHERE 'axb' LIKE '%x%' AND i % 2 = 1"
+    folder = collect.pull(tmp_path, Source("s", url=POSTGRES, query=rows))
+    (file,) = folder.glob("*.parquet")
+    assert pl.read_parquet(file).to_dict(as_series=False) == {"i": [1, 3, 5, 7, 9], "s": ["a%sb"] * 5}
+    with pytest.raises(BadData, match="column 'x' cannot be kept"):
+        collect.pull(tmp_path, Source("s", url=POSTGRES, query="SELECT 'Infinity'::numeric AS x"))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +155,9 @@ def _from_sql(source: Source, url: str, root: Path, target: Path) -> str:
             f"source {source.name!r}: its url cannot be used: {_first_line(error, source, url)}", hint=hint
         ) from None
     try:
-        with engine.connect().execution_options(stream_results=True, **_read_only(engine.name)) as connection:
+        # Without parameters the query goes as it is written: LIKE '%x%' is no placeholder.
+        options = {"stream_results": True, "no_parameters": True, **_read_only(engine.name)}
+        with engine.connect().execution_options(**options) as connection:
             if engine.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA query_only = ON")
             result = connection.exec_driver_sql(str(source.query))
@@ -170,7 +174,10 @@ def _from_sql(source: Source, url: str, root: Path, target: Path) -> str:
             declared = _declared(source)
             while rows := result.fetchmany(BATCH):
                 table = pa.table(
-                    {name: _column([row[at] for row in rows], declared.get(name)) for at, name in enumerate(columns)}
+                    {
+                        name: _kept(source, url, name, partial(_column, [row[at] for row in rows], declared.get(name)))
+                        for at, name in enumerate(columns)
+                    }
                 )
                 if schema is None:
                     # A column that has been null so far has no type yet: wait for the batch that shows one.
@@ -181,16 +188,16 @@ def _from_sql(source: Source, url: str, root: Path, target: Path) -> str:
                     schema = pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in merged])
                     writer = pq.ParquetWriter(target, schema)
                     for part in held:
-                        writer.write_table(part.cast(schema))
+                        writer.write_table(_cast(source, url, part, schema))
                     held = []
                 elif writer is not None:
-                    writer.write_table(table.cast(schema))
+                    writer.write_table(_cast(source, url, table, schema))
             if held:
                 merged = pa.unify_schemas([t.schema for t in held], promote_options="permissive")
                 schema = pa.schema([f.with_type(pa.string()) if pa.types.is_null(f.type) else f for f in merged])
                 writer = pq.ParquetWriter(target, schema)
                 for part in held:
-                    writer.write_table(part.cast(schema))
+                    writer.write_table(_cast(source, url, part, schema))
     except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
         raise Unavailable(
             f"source {source.name!r}: {_first_line(error, source, url)}",
@@ -212,6 +219,30 @@ def _from_sql(source: Source, url: str, root: Path, target: Path) -> str:
     if writer is None:
         raise BadData(f"source {source.name!r}: the query gives no rows", hint="check the query")
     return ".parquet"
+
+
+def _kept(source: Source, url: str, name: str, make: Callable[[], Any]) -> Any:
+    """A column of a pull.
+
+    Raises:
+        BadData: its values are of no one type that can be kept; the message names it.
+    """
+    import pyarrow as pa
+
+    try:
+        return make()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise BadData(
+            f"source {source.name!r}: column {name!r} cannot be kept: {_first_line(error, source, url)}",
+            hint="cast it in the query",
+        ) from None
+
+
+def _cast(source: Source, url: str, table: Any, schema: Any) -> Any:
+    import pyarrow as pa
+
+    columns = [_kept(source, url, f.name, partial(table[f.name].cast, f.type)) for f in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _read_only(dialect: str) -> dict[str, Any]:
