@@ -159,3 +159,18 @@ def test_a_query_of_postgresql_is_sent_as_it_is_written(tmp_path: Path) -> None:
     assert pl.read_parquet(file).to_dict(as_series=False) == {"i": [1, 3, 5, 7, 9], "s": ["a%sb"] * 5}
     with pytest.raises(BadData, match="column 'x' cannot be kept"):
         collect.pull(tmp_path, Source("s", url=POSTGRES, query="SELECT 'Infinity'::numeric AS x"))
+
+
+def test_a_pull_of_far_fewer_rows_than_ever_is_kept_out(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shop.db"
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("CREATE TABLE t (id INTEGER, v REAL)"))
+        connection.execute(sa.text("INSERT INTO t VALUES (:i, :v)"), [{"i": i, "v": i / 7} for i in range(500)])
+    source = Source("t", url=url, query="SELECT * FROM t")
+    ledger = SqlLedger(f"sqlite:///{tmp_path}/ledger.db")
+    quality.admit(tmp_path, ledger, "t", collect.pull(tmp_path, source), at=1, actor="t", source=source)
+    with engine.begin() as connection:
+        connection.execute(sa.text("DELETE FROM t WHERE id >= 20"))
+    with pytest.raises(BadData, match="too few: earlier deliveries had 500"):
+        quality.admit(tmp_path, ledger, "t", collect.pull(tmp_path, source), at=2, actor="t", source=source)

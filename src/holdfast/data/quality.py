@@ -281,13 +281,22 @@ def _check(
     if rules.schema is None:
         # First sight: there is nothing to hold it against but what was declared, and itself.
         return _first(place, files, rules, at)
-    history = [m.rows for m in delivery.kept if m.rows] if is_folder else before.history
+    history = _history(delivery, before) if is_folder else before.history
     beside = (
         _beside(place, delivery, repo) if is_folder and any(c.unique for c in rules.schema.columns.values()) else []
     )
     checked = run(files, rules.schema, history=history, at=at, base=place if is_folder else None, beside=beside)
     found = [*checked.findings, *late(checked.newest, before.deliveries, at), *_declared(files, rules.declared, place)]
     return Checked(found, checked.rows, checked.newest, checked.oldest)
+
+
+def _history(delivery: _Delivery, before: Admitted) -> list[int]:
+    """Rows of a folder's earlier deliveries: of its files that stay, or, where one file takes another's place at each
+    pull, of the versions before."""
+    stays = [m.rows for m in delivery.kept if m.rows]
+    if not stays and len(delivery.fresh) == 1 and len(before.members) == 1:
+        return before.history
+    return stays
 
 
 def _beside(place: Path, delivery: _Delivery, repo: Repository) -> list[Table]:
