@@ -102,3 +102,19 @@ def test_line_ends_that_change_are_named(tmp_path: Path) -> None:
     assert dialect.odd_line(file, dialect.of(file)) == r"line 4 ends with '\n', those before it with '\r\n'"
     file.write_bytes(b'a,b\r\n"1\n1",2\r\n3,4')
     assert dialect.odd_line(file, dialect.of(file)) is None
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_packed_file_that_was_cut_off_is_said_to_be(tmp_path: Path, parts: int) -> None:
+    rows = [f"{i},{i * 7919 % 1000003}\n" for i in range(60_000)]
+    half = ["".join(rows), ""] if parts == 1 else ["".join(rows[:30_000]), "".join(rows[30_000:])]
+    skip = b"\x50\x2a\x4d\x18" + (3).to_bytes(4, "little") + b"abc"
+    frames = [pa.compress(text.encode(), codec="zstd", asbytes=True) for text in ("id,v\n" + half[0], half[1]) if text]
+    path = tmp_path / "t.csv.zst"
+    whole = skip.join(frames) + skip
+    path.write_bytes(whole)
+    assert tables.count_rows(path) == 60_000
+    for cut in (len(skip) + 1, len(skip) + 5, len(skip) + 2000, len(whole) - 7, len(whole) - 4):
+        path.write_bytes(whole[:-cut])
+        with tables.connect() as connection, pytest.raises(BadData, match="ends too early"):
+            tables.describe(connection, path)

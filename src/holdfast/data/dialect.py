@@ -9,12 +9,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
 SEPARATORS = ",\t;|"
 HEAD = 1 << 16
+ZSTD = b"\x28\xb5\x2f\xfd"
 NULLS = ("", "NA", "NULL", "null", "NaN", "nan")
 """Cells that stand for a missing value."""
 
@@ -33,8 +35,7 @@ def of(path: Path) -> Dialect:
     """The dialect of a file; in the cache its name does not say how it is compressed. What cannot be read is plain CSV:
     the reader says what is wrong with it."""
     try:
-        with path.open("rb") as f:
-            packing = _packing(f.read(4))
+        packing = _packing_of(path)
         with _opened(path, packing) as stream:
             text = stream.read(HEAD).decode("utf-8-sig", "replace")
     except (OSError, EOFError, ValueError):
@@ -65,7 +66,7 @@ def _is_remark(lines: list[str], at: int) -> bool:
 def odd_line(path: Path, dialect: Dialect) -> str | None:
     """What is wrong with the first line that does not fit the header, in words; None where each fits. Reads the file."""
     try:
-        with _opened(path, dialect.packing) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
+        with _opened(path, _packing_of(path)) as raw, io.TextIOWrapper(raw, "utf-8-sig", newline="") as text:
             for _ in range(dialect.above):
                 text.readline()
             last = first = ""
@@ -94,8 +95,49 @@ def odd_line(path: Path, dialect: Dialect) -> str | None:
     return None
 
 
+def is_cut_off(path: Path) -> bool:
+    """Whether a file packed by zstd ends inside a frame: the reader takes what there is for all of it, gzip's does not. Only
+    the headers of its blocks are read."""
+    try:
+        size, packing = path.stat().st_size, _packing_of(path)
+    except OSError:
+        return False
+    with path.open("rb") if packing == "zstd" else io.BytesIO() as f:
+        while head := f.read(4):
+            if len(head) == 4 and head[1:] == b"\x2a\x4d\x18" and head[0] & 0xF0 == 0x50:  # a frame to skip
+                f.seek(int.from_bytes(f.read(4), "little"), os.SEEK_CUR)
+                continue
+            if head != ZSTD:
+                return False  # no frame: the reader says what is wrong with it
+            if not _skip_frame(f) or f.tell() > size:
+                return True
+    return False
+
+
+def _skip_frame(f: IO[bytes]) -> bool:
+    """Go past a frame of zstd, whose mark was read; False where it ends too early."""
+    mark = f.read(1)
+    if not mark:
+        return False
+    single, checked = mark[0] & 0x20, mark[0] & 0x04
+    sizes = (1 if single else 0, 2, 4, 8)
+    f.seek((0 if single else 1) + (0, 1, 2, 4)[mark[0] & 3] + sizes[mark[0] >> 6], os.SEEK_CUR)
+    while len(block := f.read(3)) == 3:
+        head = int.from_bytes(block, "little")
+        f.seek(1 if head >> 1 & 3 == 1 else head >> 3, os.SEEK_CUR)
+        if head & 1:
+            f.seek(4 if checked else 0, os.SEEK_CUR)
+            return True
+    return False
+
+
+def _packing_of(path: Path) -> str:
+    with path.open("rb") as f:
+        return _packing(f.read(4))
+
+
 def _packing(head: bytes) -> str:
-    return "gzip" if head[:2] == b"\x1f\x8b" else "zstd" if head == b"\x28\xb5\x2f\xfd" else "none"
+    return "gzip" if head[:2] == b"\x1f\x8b" else "zstd" if head == ZSTD else "none"
 
 
 def _opened(path: Path, packing: str) -> IO[bytes]:

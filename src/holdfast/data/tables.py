@@ -110,6 +110,10 @@ def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str) ->
         BadData: it cannot be read as a table.
     """
     text = name.lower().endswith(CSV)
+    if text and dialect.is_cut_off(path):
+        raise BadData(
+            f"{name} cannot be read as a table: it ends too early", hint="was it cut off while it was written?"
+        )
     try:
         rows = connection.execute(f"DESCRIBE SELECT * FROM {relation([path], text=text)}").fetchall()
     except duckdb.Error as error:
