@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -51,3 +53,9 @@ def test_a_key_that_repeats_is_found_however_many_rows(
     pl.DataFrame({"key": keys, "n": range(500)}).write_parquet(place)
     found = [(f.check, f.column, f.count) for f in checks.run([place], rules).findings]
     assert found == ([("unique", "key", again)] if again else [])
+
+
+def test_no_progress_of_the_engine_is_in_the_output_of_an_interactive_session() -> None:
+    code = "from holdfast.data import tables\nwith tables.connect() as c: print(tables.one(c, \"SELECT current_setting('enable_progress_bar')\")[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in ("False", "false")

@@ -87,6 +87,7 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
         )  # fmt: skip
         try:
             connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET enable_progress_bar = false")  # in a notebook it is on, and in the output
             there = {row[0] for row in connection.execute("SELECT name FROM duckdb_optimizers()").fetchall()}
             connection.execute(f"SET disabled_optimizers = '{','.join(sorted(there & _WRONG))}'")
             yield connection
