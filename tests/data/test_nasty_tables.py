@@ -318,3 +318,11 @@ def test_no_schema_is_inferred_from_no_rows(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadData, match="has no rows"):
         schema.ensure(tmp_path / name)
     assert not schema.file_for(tmp_path / name).exists()
+
+
+def test_long_texts_are_not_listed_in_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    texts = [f"{i % 3}" * 5000 for i in range(300)]
+    rules, _ = looked(path, pl.DataFrame({"v": np.arange(300) / 7, "text": texts}))
+    assert rules.columns["text"].values is None
+    assert len(schema.render(rules, "t.csv")) < 1000

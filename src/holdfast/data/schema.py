@@ -30,6 +30,8 @@ from holdfast.data.text import read as read_text
 KINDS = ("int", "float", "string", "bool", "timestamp", "date", "time", "bytes", "nested", "null")
 DECLARED = {"int64": "int", "float64": "float", "string": "string", "bool": "bool", "timestamp": "timestamp"}
 DOMAIN_LIMIT = 64
+LONGEST = 200
+"""Characters of a value that may be listed: texts are no set of values."""
 _DAY = re.compile(r"(\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4})([T ].*)?")
 COUNTED_AT_ONCE = 24
 """Columns of CSV whose values are counted in one query; each holds memory of its own."""
@@ -406,7 +408,8 @@ def _column(
         column.missing = _room(0.05, rows)
     else:
         column.missing = 0.0 if column.unique else _room(0.0, rows)
-    if counts is not None and len(counts) <= DOMAIN_LIMIT and (there >= 20 * len(counts) or len(counts) == 1):
+    words = counts is not None and len(counts) <= DOMAIN_LIMIT and max(map(len, counts), default=0) <= LONGEST
+    if counts is not None and words and (there >= 20 * len(counts) or len(counts) == 1):
         once = sum(1 for n in counts.values() if n == 1)
         column.values = sorted(counts)
         column.others = _room(_round_up(max(0.01, 10 * once / there)) if once else 0.0, there)
