@@ -326,3 +326,14 @@ def test_long_texts_are_not_listed_in_the_schema(tmp_path: Path) -> None:
     rules, _ = looked(path, pl.DataFrame({"v": np.arange(300) / 7, "text": texts}))
     assert rules.columns["text"].values is None
     assert len(schema.render(rules, "t.csv")) < 1000
+
+
+def test_what_a_csv_column_is_may_show_far_down(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    lines = [f"{i},{i % 5},{i % 7}" for i in range(210_000)]
+    lines[205_000], lines[206_000] = "205000,12b,0", "206000,1,0.5"
+    rules, found = looked(path, ("id,code,share\n" + "\n".join(lines)).encode())
+    assert [rules.columns[name].type for name in ("id", "code", "share")] == ["int", "string", "float"]
+    assert [(f.check, f.column, f.count, f.examples[0]["code"]) for f in found] == [("stray", "code", 1, "12b")]
+    with pytest.raises(BadData, match=r'column "(code|share)"$'):
+        suspects.overlap([path], [path])

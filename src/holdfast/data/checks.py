@@ -144,7 +144,7 @@ def _survey(
     columns = {n: "string" if table.text else table.columns[n] for n in sound if n not in known}
     found = suspects.idle(connection, source, columns, rows, label)
     if table.text:
-        words = [n for n, c in sound.items() if c.type == "string" and table.columns[n] == "string"]
+        words = [n for n, c in sound.items() if c.type == "string"]
         found += suspects.strays(connection, source, words, label)
     return found
 

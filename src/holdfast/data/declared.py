@@ -85,7 +85,7 @@ def _batches(file: Path) -> Iterator[Any]:
                 yield frame
         except duckdb.Error as error:
             raise BadData(
-                f"{file.name} cannot be read as a table: {str(error).splitlines()[0]}",
+                f"{file.name} cannot be read as a table: {tables.brief(error)}",
                 hint="was it cut off while it was written?",
             ) from None
 
@@ -122,7 +122,7 @@ def _unique_over_all(files: Sequence[Path], keys: Sequence[Sequence[str]]) -> li
             except duckdb.BinderException:
                 continue  # a column that is missing was told above
             except duckdb.Error as error:
-                raise BadData(f"the table cannot be read: {str(error).splitlines()[0]}") from None
+                raise BadData(f"the table cannot be read: {tables.brief(error)}") from None
             if count:
                 message = f"{count} values of {', '.join(map(repr, key))} repeat another"
                 column = key[0] if len(key) == 1 else None

@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,16 +253,28 @@ def infer(path: Path, *, timestamp: str | None = None, files: Sequence[Path] | N
     if not found:
         raise BadData(f"{path} holds no table", hint="parquet and CSV files have schemas")
     with tables.connect() as connection:
-        looked = [tables.describe(connection, file) for file in found]
-        if len(looked) > 1:
-            looked = [table for table in looked if not _is_header(connection, table)] or looked[:1]
-            kinds: dict[str, set[str]] = {}
-            for table in looked:
-                for name, kind in table.columns.items():
-                    kinds.setdefault(name, set()).add(kind)
-            unsure = {name for name, mine in kinds.items() if "string" in mine and len(mine) > 1}
-            looked = [_without_empty(connection, table, unsure) for table in looked]
-        return _infer(connection, looked, timestamp)
+        try:
+            with suppress(duckdb.ConversionException):
+                return _infer(connection, _looked(connection, found, tables.SAMPLED), timestamp)
+            # CSV whose types do not hold to the end: every row says what a column is.
+            return _infer(connection, _looked(connection, found, -1), timestamp, sampled=-1)
+        except duckdb.Error as error:
+            raise BadData(
+                f"the table cannot be read: {tables.brief(error)}", hint="was a file cut off while it was written?"
+            ) from None
+
+
+def _looked(connection: duckdb.DuckDBPyConnection, found: Sequence[Path], sampled: int) -> list[Table]:
+    looked = [tables.describe(connection, file, sampled=sampled) for file in found]
+    if len(looked) == 1:
+        return looked
+    looked = [table for table in looked if not _is_header(connection, table)] or looked[:1]
+    kinds: dict[str, set[str]] = {}
+    for table in looked:
+        for name, kind in table.columns.items():
+            kinds.setdefault(name, set()).add(kind)
+    unsure = {name for name, mine in kinds.items() if "string" in mine and len(mine) > 1}
+    return [_without_empty(connection, table, unsure) for table in looked]
 
 
 def _without_empty(connection: duckdb.DuckDBPyConnection, table: Table, unsure: set[str]) -> Table:
@@ -284,9 +297,11 @@ def _is_header(connection: duckdb.DuckDBPyConnection, table: Table) -> bool:
     return not connection.execute(f"SELECT 1 FROM {tables.relation([table.path], text=True)} LIMIT 1").fetchall()
 
 
-def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp: str | None) -> TableSchema:
+def _infer(
+    connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp: str | None, *, sampled: int = tables.SAMPLED
+) -> TableSchema:
     kinds = _agree(looked)
-    source, text = tables.union(looked), any(t.text for t in looked)
+    source, text = tables.union(looked, sampled=sampled), any(t.text for t in looked)
     whole = f"hash({', '.join(map(quote, kinds))})"
     parts = ["count(*)", f"approx_count_distinct({whole})"]
     for name, kind in kinds.items():
@@ -310,12 +325,7 @@ def _infer(connection: duckdb.DuckDBPyConnection, looked: list[Table], timestamp
             if kind in ("timestamp", "date")
             else "NULL"
         )
-    try:
-        row = tables.one(connection, f"SELECT {', '.join(parts)} FROM {source}")
-    except duckdb.Error as error:
-        raise BadData(
-            f"the table cannot be read: {str(error).splitlines()[0]}", hint="was a file cut off while it was written?"
-        ) from None
+    row = tables.one(connection, f"SELECT {', '.join(parts)} FROM {source}")
     rows = int(row[0])
     if not rows:
         raise BadData(f"{looked[0].path.name} has no rows", hint="its schema is inferred from rows")

@@ -244,7 +244,7 @@ def _sample(
         sql = f"SELECT {listed} FROM (SELECT {listed} FROM {source} WHERE {wanted}{part}) ORDER BY random()"
         return connection.sql(sql).to_arrow_table()
     except duckdb.Error as error:
-        raise BadData(f"the table cannot be read: {str(error).splitlines()[0]}") from None
+        raise BadData(f"the table cannot be read: {tables.brief(error)}") from None
 
 
 def _target(values: list[Any], kind: str) -> tuple[np.ndarray[Any, Any], str | None]:
@@ -379,7 +379,7 @@ def overlap(
         try:
             return _overlapping(connection, a, b, names, left, right, blocking=bool(key))
         except duckdb.Error as error:
-            raise BadData(f"a table cannot be read: {str(error).splitlines()[0]}") from None
+            raise BadData(f"a table cannot be read: {tables.brief(error)}") from None
 
 
 def _overlapping(

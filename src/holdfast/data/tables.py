@@ -19,6 +19,7 @@ from holdfast.data.dialect import Dialect
 from holdfast.data.names import CSV, tables_in
 
 MEMORY = "1GB"
+SAMPLED = 200_000
 SORTED_AT_ONCE = 20_000_000
 """Hashes that are sorted in memory, 8 bytes each; more keys are counted by DuckDB, which spills."""
 
@@ -95,16 +96,16 @@ def connect() -> Iterator[duckdb.DuckDBPyConnection]:
             connection.close()
 
 
-def describe(connection: duckdb.DuckDBPyConnection, path: Path) -> Table:
-    """A file's columns, of the kind its name says.
+def describe(connection: duckdb.DuckDBPyConnection, path: Path, *, sampled: int = SAMPLED) -> Table:
+    """A file's columns, of the kind its name says; ``sampled`` as for ``relation``.
 
     Raises:
         BadData: it cannot be read as a table.
     """
-    return describe_as(connection, path, path.name)
+    return describe_as(connection, path, path.name, sampled=sampled)
 
 
-def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> Table:
+def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str, *, sampled: int = SAMPLED) -> Table:
     """As ``describe``, for bytes that lie under another name (the cache's) than ``name``.
 
     Raises:
@@ -116,7 +117,7 @@ def describe_as(connection: duckdb.DuckDBPyConnection, path: Path, name: str) ->
             f"{name} cannot be read as a table: it ends too early", hint="was it cut off while it was written?"
         )
     try:
-        rows = connection.execute(f"DESCRIBE SELECT * FROM {relation([path], text=text)}").fetchall()
+        rows = connection.execute(f"DESCRIBE SELECT * FROM {relation([path], text=text, sampled=sampled)}").fetchall()
     except duckdb.Error as error:
         wrong = dialect.odd_line(path, dialect.of(path)) if text else None
         raise BadData(
@@ -130,14 +131,19 @@ def brief(error: duckdb.Error) -> str:
     """What DuckDB says is wrong, without the advice and without the row, which belongs in no record."""
     lines = str(error).splitlines()
     more = [line for line in lines[1:] if line.startswith("Expected Number of Columns") or "unicode" in line]
+    more += [
+        line.split(". Could not convert")[0] for line in lines[1:] if line.startswith("Error when converting column")
+    ]
     return ": ".join([lines[0], *more[:1]])
 
 
 def relation(
-    paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None, written: Sequence[str] = ()
+    paths: Sequence[Path], *, text: bool = False, as_text: bool = False, name: str | None = None, written: Sequence[str] = (),
+    sampled: int = SAMPLED,
 ) -> str:  # fmt: skip
     """A FROM item that reads all of the files as one table; ``as_text`` leaves CSV cells as they are (those of the columns
-    ``written`` alone), ``name`` adds each row's file under it."""
+    ``written`` alone), ``name`` adds each row's file under it. CSV columns are of the types their first ``sampled`` rows
+    have; -1 are all."""
     options = f", filename={literal(name)}" if name else ""
     if not text:
         return f"read_parquet({_list(paths)}, hive_partitioning=false, union_by_name={'true' if len(paths) > 1 else 'false'}{options})"
@@ -148,7 +154,7 @@ def relation(
         groups.setdefault(dialect.of(path), []).append(path)
     read = [
         f"read_csv({_list(group)}, {_header(how)}, skip={how.above}, delim={literal(how.separator)}, quote='\"', escape='\"', "
-        f"comment='', compression={literal(how.packing)}, sample_size=200000, "
+        f"comment='', compression={literal(how.packing)}, sample_size={sampled}, "
         f"nullstr={_texts(dialect.NULLS)}{raw}{options}, union_by_name=true)"
         for how, group in groups.items()
     ]
@@ -159,10 +165,10 @@ def _header(how: Dialect) -> str:
     return f"header=false, names={_texts(how.names)}" if how.names else "header=true"
 
 
-def union(looked: Sequence[Table]) -> str:
-    """All files as one FROM item; parquet and CSV may lie beside each other."""
+def union(looked: Sequence[Table], *, sampled: int = SAMPLED) -> str:
+    """All files as one FROM item; parquet and CSV may lie beside each other. ``sampled`` as for ``relation``."""
     parts = [
-        relation([t.path for t in looked if t.text is text], text=text)
+        relation([t.path for t in looked if t.text is text], text=text, sampled=sampled)
         for text in (False, True)
         if any(t.text is text for t in looked)
     ]
