@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from holdfast.cli.output import notices_as_talk
-from holdfast.cli.start import leave
+from holdfast.cli.start import flushed, leave
 from holdfast.core.errors import HoldfastError, did_you_mean
 
 # name: (module in holdfast.cli, attribute, one line of help)
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> Any:
     status = _run(argv)
     if argv is None and sys.argv[1:2] == ["data"]:
         leave(status)
-    sys.exit(status)
+    sys.exit(flushed(status))
 
 
 def _run(argv: list[str] | None) -> int:
@@ -125,6 +125,13 @@ def ended_by(error: BaseException) -> int:
     Raises:
         BaseException: the error itself, where it is a process's own way to end.
     """
+    try:
+        return _told(error)
+    except OSError:
+        return 1  # nor can anybody be told
+
+
+def _told(error: BaseException) -> int:
     if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
         # After the terminal's own ^C; for an Abort click has ended that line already.
         click.echo("\n" * isinstance(error, KeyboardInterrupt) + "interrupted", err=True)

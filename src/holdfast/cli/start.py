@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 VERBS = ("add", "checkout", "fetch", "pull", "push", "status")
 
@@ -65,10 +66,18 @@ def leave(status: int) -> None:
 
     if threading.active_count() == 1:
         atexit._run_exitfuncs()
+        os._exit(flushed(status))
+    sys.exit(flushed(status))
+
+
+def flushed(status: int) -> int:
+    """A command's status once what it said is out; that cannot end well where a disk was full. A reader that has gone away is
+    no failure."""
+    for stream in (sys.stdout, sys.stderr):
         try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-        except (OSError, ValueError):
-            pass  # the usual way out knows what to do with a closed pipe
-    sys.exit(status)
+            stream.flush()
+        except (OSError, ValueError) as error:
+            status = status if isinstance(error, BrokenPipeError) else status or 1
+            with suppress(OSError, ValueError):  # so that Python does not fail over it again on the way out
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return status
