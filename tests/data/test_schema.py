@@ -139,3 +139,35 @@ def test_diff_of_two_versions(repo: Repository) -> None:
     assert found.columns_added == ["extra"] and found.columns_removed == []
     moved = {m.column: m.distance for m in found.moved}
     assert moved["value"] == pytest.approx(5 / 390, abs=5e-3) and moved["kind"] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_an_own_schema_finds_is_told_once_and_by_name(tmp_path: Path) -> None:
+    class Mine(pa.DataFrameModel):
+        key: str = pa.Field(unique=True)
+        value: float = pa.Field(ge=0)
+        gone: int
+
+        class Config:
+            strict = True
+
+    class Coerced(pa.DataFrameModel):
+        gone: int
+
+        class Config:
+            coerce = True
+
+    for name in ("a.parquet", "b.csv"):
+        one = table().with_columns(key=pl.lit("k1")) if name == "b.csv" else table()
+        one.write_csv(tmp_path / name) if name == "b.csv" else one.write_parquet(tmp_path / name)
+    found = [f.message for f in quality.check(tmp_path, Mine)]
+    assert sorted(found) == sorted(
+        [f"{name} has no column 'gone'" for name in ("a.parquet", "b.csv")]
+        + [f"{name} has a column 'kind' the schema does not know" for name in ("a.parquet", "b.csv")]
+        + ["400 values of 'key' repeat another"]
+    )  # fmt: skip
+    (found_of_one, _) = quality.check(tmp_path, Coerced)
+    assert found_of_one.blocking and "the schema cannot be asked: ColumnNotFoundError" in found_of_one.message
+    together = pa.DataFrameSchema({"key": pa.Column(str)}, unique=["key", "gone"])
+    assert [f.message for f in quality.check(tmp_path, together)] == [
+        "the columns 'key', 'gone', unique together, are not all there"
+    ]

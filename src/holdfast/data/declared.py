@@ -13,9 +13,11 @@ from holdfast.core.errors import BadData, BadDefinition
 from holdfast.core.records import Finding
 from holdfast.data import names, tables
 from holdfast.data.examples import EXAMPLES, examples, plain
-from holdfast.data.tables import quote
+from holdfast.data.tables import Table, quote
 
 BATCH = 250_000
+OVER_ALL = ("field_uniqueness", "multiple_fields_uniqueness")
+"""Pandera's checks that are of a whole table."""
 
 
 def check(files: Sequence[Path], schema: Any, *, base: Path | None = None) -> list[Finding]:
@@ -37,8 +39,20 @@ def check(files: Sequence[Path], schema: Any, *, base: Path | None = None) -> li
                 schema.validate(batch, lazy=True)
             except errors as error:
                 _count(error, counts, shown)
+            except Exception as error:  # noqa: BLE001  (checks are the user's: anything may come out of them)
+                why = str(error).strip().splitlines()
+                counts[f"cannot be asked: {type(error).__name__}: {why[0][:200] if why else ''}", None] += 1
         for (what, column), count in counts.items():
-            message = f"{label}: {column + ': ' if column else ''}{what} fails for {count} values"
+            if what in OVER_ALL and (column in unique or (column is None and schema.unique)):
+                continue  # told below, over all batches and files
+            if what == "column_in_dataframe":
+                message = f"{label} has no column {column!r}"
+            elif what == "column_in_schema":
+                message = f"{label} has a column {column!r} the schema does not know"
+            elif what.startswith("cannot be asked"):
+                message = f"{label}: the schema {what}"
+            else:
+                message = f"{label}: {column + ': ' if column else ''}{what} fails for {count} values"
             findings.append(
                 Finding(
                     check="declared",
@@ -94,9 +108,11 @@ def _count(
     error: Any, counts: Counter[tuple[str, str | None]], examples: dict[tuple[str, str | None], list[dict[str, Any]]]
 ) -> None:
     for row in error.failure_cases.iter_rows(named=True):
-        column = row.get("column")
-        key = (str(row.get("check")), None if column is None else str(column))
-        counts[key] += 1
+        what, column = str(row.get("check")), row.get("column")
+        if what in ("column_in_dataframe", "column_in_schema"):
+            column = row.get("failure_case")  # there it is the schema's name
+        key = (what, None if column is None else str(column))
+        counts[key] = 1 if what.startswith("column_in_") else counts[key] + 1
         kept = examples.setdefault(key, [])
         if len(kept) < EXAMPLES:
             kept.append({str(column or "value"): plain(row.get("failure_case"))})
@@ -107,9 +123,8 @@ def _unique_over_all(files: Sequence[Path], keys: Sequence[Sequence[str]]) -> li
     findings: list[Finding] = []
     if not keys:
         return findings
-    text = names.is_text(files[0].name)
     with tables.connect() as connection:
-        source = tables.relation(list(files), text=text)
+        source = tables.union([Table(file, {}, names.is_text(file.name)) for file in files])
         for key in keys:
             listed = ", ".join(map(quote, key))
             wanted = " AND ".join(f"{quote(name)} IS NOT NULL" for name in key)
@@ -120,7 +135,10 @@ def _unique_over_all(files: Sequence[Path], keys: Sequence[Sequence[str]]) -> li
                 count = int(tables.one(connection, f"SELECT coalesce(sum(times - 1), 0) FROM ({again})")[0])
                 shown = examples(connection, f"{again} LIMIT {EXAMPLES}", None) if count else []
             except duckdb.BinderException:
-                continue  # a column that is missing was told above
+                if len(key) > 1:  # one column that is missing was told above
+                    message = f"the columns {', '.join(map(repr, key))}, unique together, are not all there"
+                    findings.append(Finding(check="declared", column=None, message=message, count=1, blocking=True))
+                continue
             except duckdb.Error as error:
                 raise BadData(f"the table cannot be read: {tables.brief(error)}") from None
             if count:
