@@ -9,28 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from holdfast.cli import data_verbs
-from holdfast.cli.data import show
+from holdfast.cli.data import paths, show
+from holdfast.cli.data_verbs import repo_here
 from holdfast.cli.output import emit, json_option, progress, say, table
 
 if TYPE_CHECKING:
     from holdfast.data.gc import Referrers
     from holdfast.data.repository import Repository
 
-paths = click.argument("targets", nargs=-1, type=click.Path(path_type=Path))
 remote_option = click.option("--remote", "-r", help="Name of the remote; the default one without it.")
 
 
-def _repo() -> Repository:
-    from holdfast.data import repository
-
-    return repository.require(Path.cwd())
-
-
 def _repo_or_new() -> Repository:
-    """As ``_repo``; in a git work tree one is begun, as ``add`` does."""
+    """As ``repo_here``; in a git work tree one is begun, as ``add`` does."""
     from holdfast.data import repository
 
-    return repository.ensure(Path.cwd()) if repository.in_git(Path.cwd()) else _repo()
+    return repository.ensure(Path.cwd()) if repository.in_git(Path.cwd()) else repo_here()
 
 
 @click.command()
@@ -79,7 +73,7 @@ def gc(
     from holdfast.core.errors import BadInput
     from holdfast.data import gc as sweeping
 
-    repo, referrers = _repo(), [_ledger_referrers()]
+    repo, referrers = repo_here(), [_ledger_referrers()]
     if versions and dry_run:
         raise BadInput(
             "--dry-run is for sweeping everything", hint="without it, a version that is needed is refused anyway"
@@ -129,7 +123,7 @@ def scrub(repair: bool, cloud: bool, remote: str | None, as_json: bool) -> int:
     from holdfast.data import scrub as scrubbing
 
     with progress("scrub") as report:
-        done = scrubbing.scrub(_repo(), repair=repair, remote=remote, also_remote=cloud, progress=report)
+        done = scrubbing.scrub(repo_here(), repair=repair, remote=remote, also_remote=cloud, progress=report)
 
     def text() -> None:
         for bad in done.bad:
@@ -152,7 +146,7 @@ def log(target: Path, as_json: bool) -> None:
     from holdfast.core.identity import iso
     from holdfast.data import log as logs
 
-    found = logs.versions(_repo(), target)
+    found = logs.versions(repo_here(), target)
     rows = [(e.md5[:8], iso(e.at), e.author, e.files, e.rows, e.columns, e.size, e.subject) for e in found]
     headers = ["version", "at", "who", "files", "rows", "columns", "bytes", "commit"]
     emit(found, as_json=as_json, text=lambda: table(headers, rows))
@@ -168,7 +162,7 @@ def diff(target: Path, before: str, after: str | None, key: str | None, as_json:
     """What changed in TARGET between two revisions (BEFORE: HEAD; AFTER: the workspace)."""
     from holdfast.data import diff as diffs
 
-    found = diffs.between(_repo(), target.absolute(), before, after, key=key)
+    found = diffs.between(repo_here(), target.absolute(), before, after, key=key)
 
     def text() -> None:
         for mark, names in (("+", found.added), ("~", found.changed), ("-", found.removed)):
@@ -210,7 +204,7 @@ def repro(stages: tuple[str, ...], force: bool, single: bool, all_pipelines: boo
     from holdfast.data import repro as running
     from holdfast.data import stages as declared
 
-    repo = _repo()
+    repo = repo_here()
     found = [stage for file in declared.files(repo) for stage in declared.load(file, repo.root)]
     named = [] if all_pipelines else running.named_from(repo, Path.cwd(), found, stages)
     done = running.repro(repo, named, force=force, single=single, dry=dry, say=say)
@@ -224,7 +218,7 @@ def dag(as_json: bool) -> None:
     from holdfast.data import repro as running
     from holdfast.data import stages
 
-    repo = _repo()
+    repo = repo_here()
     found = running.order([s for file in stages.files(repo) for s in stages.load(file, repo.root)])
     needs = running.graph(found)
 
@@ -308,7 +302,7 @@ def update(targets: tuple[Path, ...], rev: str | None, dry_run: bool, force: boo
     from holdfast.data import imports
 
     with progress("update") as report:
-        done = imports.update(_repo(), targets, rev=rev, force=force, dry=dry_run, progress=report)
+        done = imports.update(repo_here(), targets, rev=rev, force=force, dry=dry_run, progress=report)
 
     def text() -> None:
         if dry_run:
@@ -335,7 +329,7 @@ def remove(targets: tuple[Path, ...], outs: bool, force: bool, as_json: bool) ->
     from holdfast.data import members, snapshot
     from holdfast.data import remove as removing
 
-    repo = _repo()
+    repo = repo_here()
     places = [snapshot.locate(Path.cwd(), target) for target in targets]
     inner = [place for place in places if place.suffix != ".dvc" and members.folder_of(repo, place) is not None]
     removed = removing.remove(repo, [p for p in places if p not in inner], outs=outs, force=force)
@@ -361,7 +355,7 @@ def migrate(dvc_files: bool, dry_run: bool, as_json: bool) -> int:
     from holdfast.data import migrate as migrating
 
     with progress("migrate") as report:
-        done = migrating.migrate(_repo(), dvc_files=dvc_files, dry=dry_run, progress=report)
+        done = migrating.migrate(repo_here(), dvc_files=dvc_files, dry=dry_run, progress=report)
 
     def text() -> None:
         would = "would be " if dry_run else ""
@@ -380,7 +374,7 @@ def unprotect(targets: tuple[Path, ...], as_json: bool) -> None:
     """Make files that are linked to the cache (TARGETS, or all) writable files of their own, to edit them in place."""
     from holdfast.data import unprotect as unprotecting
 
-    done = unprotecting.unprotect(_repo(), targets)
+    done = unprotecting.unprotect(repo_here(), targets)
     emit(done, as_json=as_json, text=lambda: click.echo(f"{len(done)} files are their own now"))
 
 

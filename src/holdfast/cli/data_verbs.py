@@ -45,7 +45,7 @@ class Added:
         return self.taken.version(self.taken.place.stem, self.path, at=0)
 
 
-def _repo() -> Repository:
+def repo_here() -> Repository:
     from holdfast.data import repository
 
     return repository.require(Path.cwd())
@@ -277,7 +277,7 @@ def status(
     from holdfast.data import repository
     from holdfast.data import status as states
 
-    repo = _repo()
+    repo = repo_here()
     if cloud or remote:
         return _shared(repo, targets, remote)
     staged, rest = states.stages_of(repo, targets)
@@ -334,7 +334,7 @@ def checkout(targets: Sequence[Path] = (), *, force: bool = False, relink: bool 
     """Make the workspace what the pointers say."""
     from holdfast.data import checkout as checkouts
 
-    repo = _repo()
+    repo = repo_here()
     with progress("checkout") as report:
         done = checkouts.checkout(repo, targets, force=force, relink=relink, progress=report)
 
@@ -352,7 +352,7 @@ def push(targets: Sequence[Path] = (), *, remote: str | None = None, verify: boo
     from holdfast.data import transfer
 
     with progress("push") as report:
-        moved = transfer.push(_repo(), targets, remote=remote, verify=verify, progress=report)
+        moved = transfer.push(repo_here(), targets, remote=remote, verify=verify, progress=report)
     return Said(lambda: vars(moved), lambda: echo(f"{moved.objects} objects pushed, {moved.already} were there"))
 
 
@@ -361,7 +361,7 @@ def fetch(targets: Sequence[Path] = (), *, remote: str | None = None) -> Said:
     from holdfast.data import transfer
 
     with progress("fetch") as report:
-        moved = transfer.fetch(_repo(), targets, remote=remote, progress=report)
+        moved = transfer.fetch(repo_here(), targets, remote=remote, progress=report)
     return Said(lambda: vars(moved), lambda: echo(f"{moved.objects} objects fetched, {moved.already} were here"))
 
 
@@ -370,7 +370,7 @@ def pull(targets: Sequence[Path] = (), *, remote: str | None = None, force: bool
     from holdfast.data import transfer
 
     with progress("pull") as report:
-        moved, done = transfer.pull(_repo(), targets, remote=remote, force=force, progress=report)
+        moved, done = transfer.pull(repo_here(), targets, remote=remote, force=force, progress=report)
     return Said(
         lambda: {"fetched": vars(moved), "placed": vars(done)},
         lambda: echo(f"{moved.objects} objects fetched, {done.files} files placed"),

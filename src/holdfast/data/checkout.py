@@ -101,8 +101,6 @@ def check_outs(repo: Repository, outs: Sequence[Out], *, force: bool = False) ->
 def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], relink: bool) -> _Plan:
     assert out.md5 is not None
     chosen = below(out, targets) if out.is_folder else None
-    if chosen is not None and cache.has(out.md5, legacy=out.legacy):
-        refuse_strangers(out, targets, cache.members(out.md5, legacy=out.legacy))
     exists = os.path.lexists(out.place)
     taken = (
         snapshot.take(out.place, repo=repo, md5_only=True)
@@ -110,6 +108,8 @@ def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], rel
         else None
     )
     if taken is not None and taken.md5 == out.md5 and not relink:
+        if chosen is not None:
+            refuse_strangers(out, targets, taken.members)
         return _Plan(out, taken.members, taken.members, [], [])
     try:
         wanted = cache.members(out.md5, legacy=out.legacy) if out.is_folder else {out.place.name: out.md5}
@@ -117,6 +117,8 @@ def _plan(repo: Repository, cache: Cache, out: Out, targets: Sequence[Path], rel
         raise NotFound(
             f"{out.path}: its version {out.md5[:8]} is not in the cache", hint="get it with `holdfast data pull`"
         ) from None
+    if chosen is not None:
+        refuse_strangers(out, targets, wanted)
     if taken is not None:
         now = taken.members if taken.is_folder == out.is_folder else {}
     elif exists and out.legacy and out.place.is_dir() == out.is_folder:

@@ -410,13 +410,13 @@ def _unique(
     rises = f"SELECT key <= lag(key) OVER () AS back FROM ({new}) WHERE key IS NOT NULL"
     there, distinct = 0, 0
     risen = not connection.execute(f"SELECT 1 FROM ({rises}) WHERE back LIMIT 1").fetchall()
-    if not risen and not tables.all_different(connection, new, rows):
-        there, distinct = tables.one(connection, f"SELECT count(key), count(DISTINCT key) FROM ({new})")
+    if not risen:
+        there, distinct = tables.count_distinct(connection, new, rows)
     if there != distinct:
         again = f"SELECT key AS {quote(name)}, count(*) AS times FROM ({new}) WHERE key IS NOT NULL GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"
         findings.append(Finding(
             check="unique", column=name, message=f"{label}: {there - distinct} of {there} values of {name!r} repeat another, the schema says unique",
-            count=int(there - distinct), blocking=True, examples=examples(connection, again, None),
+            count=there - distinct, blocking=True, examples=examples(connection, again, None),
         ))  # fmt: skip
     if not beside:
         return

@@ -71,9 +71,7 @@ def near_keys(
                 del left[name]
     found = []
     for name, sql in left.items():
-        if tables.all_different(connection, f"SELECT {sql} AS key FROM {source}", rows):
-            continue
-        there, distinct = tables.one(connection, f"SELECT count({sql}), count(DISTINCT {sql}) FROM {source}")
+        there, distinct = tables.count_distinct(connection, f"SELECT {sql} AS key FROM {source}", rows)
         if not NEARLY * there <= distinct < there:
             continue
         again = f"SELECT {sql} AS {quote(name)}, count(*) AS times FROM {source} WHERE {sql} IS NOT NULL GROUP BY 1 HAVING count(*) > 1 LIMIT {EXAMPLES}"
@@ -83,7 +81,7 @@ def near_keys(
                 check="near-unique",
                 column=name,
                 message=message,
-                count=int(there - distinct),
+                count=there - distinct,
                 blocking=False,
                 examples=examples(connection, again, None),
             )

@@ -20,6 +20,8 @@ from holdfast.data.names import CSV, tables_in
 
 MEMORY = "1GB"
 SAMPLED = 200_000
+EXACT_REPEATS = 2_000_000
+"""Rows up to which those that repeat another are always counted; of more, where a sketch does not rule them out."""
 SORTED_AT_ONCE = 20_000_000
 """Hashes that are sorted in memory, 8 bytes each; more keys are counted by DuckDB, which spills."""
 
@@ -215,21 +217,19 @@ def count_rows(path: Path) -> int | None:
             return None
 
 
-def all_different(connection: duckdb.DuckDBPyConnection, keys: str, rows: int) -> bool:
-    """Whether no value comes twice in the column ``key`` of a query of at most so many rows; NULLs do not count. False means
-    that one may: equal values have equal hashes, different ones all but always different hashes. Sorting those takes a third
-    of the time of counting distinct strings."""
-    if rows > SORTED_AT_ONCE:
-        return False
+def count_distinct(connection: duckdb.DuckDBPyConnection, keys: str, rows: int) -> tuple[int, int]:
+    """(values, different ones) in the column ``key`` of a query of at most so many rows; NULLs do not count. Where all hashes
+    differ so do the values, and sorting hashes takes a third of the time of counting distinct strings."""
     import numpy as np
 
-    found = connection.execute(f"SELECT hash(key) AS hash FROM ({keys}) WHERE key IS NOT NULL").fetchnumpy()
-    hashes = np.asarray(found["hash"])
-    hashes.sort()
-    return not (hashes[1:] == hashes[:-1]).any()
-
-
-EXACT_REPEATS = 2_000_000
+    if rows <= SORTED_AT_ONCE:
+        found = connection.execute(f"SELECT hash(key) AS hash FROM ({keys}) WHERE key IS NOT NULL").fetchnumpy()
+        hashes = np.asarray(found["hash"])
+        hashes.sort()
+        if not (hashes[1:] == hashes[:-1]).any():
+            return len(hashes), len(hashes)
+    there, distinct = one(connection, f"SELECT count(key), count(DISTINCT key) FROM ({keys})")
+    return int(there), int(distinct)
 
 
 def repeats(
