@@ -14,8 +14,6 @@ from holdfast.data import tables
 from holdfast.data.tables import literal, quote
 
 PEEK = 1000
-LOOKED_AT = 200_000
-"""Cells that decide between forms: as many as the reader samples."""
 
 # Where several fit alike, the reader takes the first.
 _DAYS = [
@@ -35,7 +33,7 @@ def form_of(connection: duckdb.DuckDBPyConnection, source: str, names: Sequence[
     listed = ", ".join(map(quote, names))
     left: list[str | None] = [None, *_FORMS[kind]]
     counts: dict[str | None, int] = {}
-    for rows in (PEEK, LOOKED_AT):
+    for rows in (PEEK, tables.SAMPLED):
         peeked = f"(SELECT {listed} FROM {source} LIMIT {rows})"
         cells = " UNION ALL ".join(f"SELECT {quote(name)} AS cell FROM {peeked}" for name in names)
         # A year of two digits is none of four.
